@@ -1,0 +1,83 @@
+"""Settings -> objects: the one place that knows every concrete class.
+
+The engine is looked up by name when it is first needed, because importing OpenVINO takes a third
+of a second that `fledge --help` should not cost.
+"""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fledge.errors import SettingsError
+from fledge.service import Service
+from fledge.settings import Settings
+
+if TYPE_CHECKING:
+    from fledge.engine.cpu import CpuFeatures
+    from fledge.engine.sources import Available
+
+
+def _engine(module: str) -> Any:
+    """A module of the engine: the single lazy import of the project."""
+    return importlib.import_module(f"fledge.engine.{module}")
+
+
+def build_service(settings: Settings) -> Service:
+    """Load every model of the settings and put the service over them. Blocks while it loads.
+
+    Raises:
+        ModelLoadError: a model cannot be found or loaded; those loaded before it are let go.
+    """
+    if not settings.models:
+        raise SettingsError("models is empty; name at least one model to serve")
+    sources = [_engine("sources").find(model) for model in dict.fromkeys(settings.models)]
+    lane = _engine("lane").Lane(
+        batch_target_ms=settings.batch_target_ms, max_queued_tokens=settings.max_queued_tokens
+    )
+    backends = []
+    try:
+        for source in sources:
+            backends.append(  # noqa: PERF401 - what was loaded must be known when the next fails
+                _engine("backend").load_backend(
+                    source,
+                    lane=lane,
+                    precision=settings.precision,
+                    threads=settings.threads,
+                    cache_dir=settings.cache_dir,
+                )
+            )
+    except BaseException:
+        for backend in backends:
+            backend.close()
+        raise
+    return Service(backends, settings)
+
+
+def pull(model: str, settings: Settings) -> Path:  # noqa: ARG001 - the hub's own variables decide
+    """Download a model, unless it is here already, and say where it is.
+
+    Raises:
+        ModelLoadError: it cannot be found or fetched.
+    """
+    path: Path = _engine("sources").pull(model).path
+    return path
+
+
+def describe_models(settings: Settings) -> list[tuple[str, str, int]]:  # noqa: ARG001 - likewise
+    """Every model that is on this machine: its id, where it is from, its size in bytes."""
+    found: Sequence[Available] = _engine("sources").available()
+    return [(one.folder.id, one.folder.origin, one.size_bytes) for one in found]
+
+
+def describe_machine(settings: Settings) -> list[tuple[str, str]]:
+    """What the machine has, and what Fledge makes of it: rows of a name and a text."""
+    cpu = _engine("cpu")
+    features: CpuFeatures = cpu.detect()
+    decision = cpu.choose_precision(settings.precision, features)
+    return [
+        *features.describe(),
+        ("device", "CPU, through OpenVINO"),
+        ("precision", f"{decision.chosen}: {decision.reason}"),
+        ("threads", str(settings.threads or features.usable_cores)),
+    ]

@@ -1,0 +1,173 @@
+"""The local engine as a `Backend`: one model on this machine.
+
+`load_backend` is where a model's name becomes a running model; everything it needs is handed in.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from fledge.engine import cpu
+from fledge.engine.lane import Channel, Lane
+from fledge.engine.pipeline import Compilation, Pipeline, load_pipeline
+from fledge.engine.recipe import Recipe, read_recipe
+from fledge.engine.sources import ModelFolder
+from fledge.engine.tokenizer import Encoded
+from fledge.errors import ModelLoadError, TooManyInputs
+from fledge.types import EmbedJob, EmbedResult, Health, ModelCard, Precision, Timings, Tokens
+
+log = logging.getLogger(__name__)
+
+INLINE_CHARS = 1_000
+"""Texts up to this many characters in all are tokenized on the event loop, in about 0.2 ms: less
+than handing them to a thread and back takes beside a busy compute lane."""
+
+PRECISIONS: tuple[Literal["int8", "bf16", "fp32"], ...] = ("int8", "bf16", "fp32")
+
+
+class LocalBackend:
+    """One loaded model, sharing the lane with others. Load it with `load_backend`."""
+
+    def __init__(self, card: ModelCard, pipeline: Pipeline, lane: Lane) -> None:
+        self._card = card
+        self._pipeline = pipeline
+        self._lane = lane
+        self._channel = Channel(pipeline.compute, pipeline.cost, rate=pipeline.rate)
+        # one thread: the tokenizers library spreads a list over all cores by itself
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="fledge-tokenize")
+        self._closed = False
+        lane.attach(self._channel)
+
+    @property
+    def card(self) -> ModelCard:
+        """What this deployment serves."""
+        return self._card
+
+    async def embed(self, job: EmbedJob) -> EmbedResult:
+        """Tokenize, wait for the lane, answer. See `Backend.embed` for what is raised."""
+        start = time.perf_counter()
+        encoded = await self._encode(job)
+        _check_total(encoded, job.max_total_tokens)
+        tokenized = time.perf_counter()
+        future = self._lane.submit(
+            self._channel,
+            [one.row for one in encoded],
+            priority=job.priority,
+            deadline=job.deadline,
+        )
+        computed = await asyncio.wrap_future(future)  # cancelling the one cancels the other
+        return EmbedResult(
+            vectors=computed.vectors,
+            token_counts=[len(one.row.ids) for one in encoded],
+            truncated=[one.truncated for one in encoded],
+            timings=Timings(
+                tokenize_ms=(tokenized - start) * 1000,
+                queue_ms=computed.queue_ms,
+                compute_ms=computed.compute_ms,
+            ),
+        )
+
+    async def _encode(self, job: EmbedJob) -> list[Encoded]:
+        chars = sum(len(item) for item in job.items)
+        if chars + len(job.prompt or "") * len(job.items) <= INLINE_CHARS:
+            return self._pipeline.encode(job)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizing, self._pipeline.encode, job)
+
+    async def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:
+        """The tokens that `embed` would compute, before any truncation."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizing, self._pipeline.tokenize, texts, prompt)
+
+    def health(self) -> Health:
+        """Warm as long as the lane lives."""
+        if self._closed:
+            return Health("cold", "unloaded")
+        return Health("warm") if self._lane.alive else Health("failed", "the compute lane died")
+
+    async def aclose(self) -> None:
+        """Unload without holding up the loop."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def close(self) -> None:
+        """Leave the lane and give the memory back. Safe to call twice."""
+        if not self._closed:
+            self._closed = True
+            self._lane.detach(self._channel)
+            self._tokenizing.shutdown()
+            self._pipeline.close()
+
+
+def _check_total(encoded: Sequence[Encoded], limit: int | None) -> None:
+    total = sum(len(one.row.ids) for one in encoded)
+    if limit is not None and total > limit:
+        raise TooManyInputs(
+            f"the inputs have {total} tokens in all; at most {limit} may come in one request: "
+            "send fewer at a time",
+            field="input",
+        )
+
+
+def load_backend(
+    source: ModelFolder, *, lane: Lane, precision: Precision, threads: int, cache_dir: Path
+) -> LocalBackend:
+    """Load a model from its folder and attach it to the lane. Blocks for a second or so.
+
+    When the machine cannot run the precision that was chosen, the next plainer one is tried and
+    the log says so; only fp32 has nothing to fall back to.
+
+    Raises:
+        ModelLoadError: the files are damaged, or ask for what Fledge does not compute.
+    """
+    features = cpu.detect()
+    decision = cpu.choose_precision(precision, features)
+    if decision.is_fallback:
+        log.warning("%s: %s", source.id, decision.reason)
+    recipe = read_recipe(source.path)
+    candidates = PRECISIONS[PRECISIONS.index(decision.chosen) :]
+    for candidate in candidates:
+        compilation = Compilation(
+            identity=f"{source.id}@{source.revision}",
+            precision=candidate,
+            inference_hint=cpu.inference_hint(candidate, features),
+            whole_row_groups=features.needs_whole_rows,
+            threads=threads or features.usable_cores,
+            cache_dir=cache_dir,
+        )
+        try:
+            pipeline = load_pipeline(recipe, compilation)
+        except ModelLoadError as error:
+            # a damaged model is damaged in every precision; only the runtime's refusal is not
+            if type(error) is not ModelLoadError or candidate == candidates[-1]:
+                raise
+            log.warning("%s does not run in %s here: %s", source.id, candidate, error)
+            continue
+        return LocalBackend(_card(source, recipe, pipeline, candidate), pipeline, lane)
+    raise ModelLoadError(f"{source.id}: no precision runs on this machine")
+
+
+def _card(
+    source: ModelFolder,
+    recipe: Recipe,
+    pipeline: Pipeline,
+    precision: Literal["fp32", "bf16", "int8"],
+) -> ModelCard:
+    return ModelCard(
+        id=source.id,
+        revision=source.revision,
+        family=recipe.model_type,
+        precision=precision,
+        dimension=recipe.dimension,
+        max_seq_length=recipe.max_seq_length,
+        vocab_size=pipeline.tokenizer.vocab_size,
+        pooling=recipe.pooling.modes,
+        prompts=recipe.prompts,
+        default_prompt_name=recipe.default_prompt_name,
+        similarity=recipe.similarity,
+        normalizes=recipe.normalizes,
+        origin=source.origin,
+    )

@@ -1,0 +1,170 @@
+"""A model's folder on disk: which of its files matter, whether all are there, a fingerprint.
+
+Knows names and bytes only: no network, no arithmetic, no meaning of a config beyond `modules.json`
+naming the sub-folders of its modules.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = "config.json"
+MODULES_FILE = "modules.json"
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+
+FILE_NAMES = (
+    CONFIG_FILE,
+    MODULES_FILE,
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "router_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "sentencepiece*.model",
+    "spiece.model",
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE,
+    "model-*-of-*.safetensors",
+)
+"""What a model is made of. A list of what is wanted, since repositories also hold exports for
+other runtimes, half-precision twins, pickles and code, which may be many times larger."""
+
+FILE_PATTERNS = tuple(
+    prefix + name
+    for prefix in ("", "[0-9]_*/", "[0-9][0-9]_*/", "*_[0-9]_*/")
+    for name in FILE_NAMES
+)
+"""The same at the root and in module folders: `1_Pooling/`, `query_0_Transformer/`."""
+
+WEIGHTED = frozenset({"Transformer", "StaticEmbedding"})
+"""Modules whose weights are in one file or in shards; others have none, or one file."""
+
+TOKENIZER_PATTERNS = ("tokenizer.json", "vocab.*", "*.model")
+
+SMALL_BYTES = 2**20
+EDGE_BYTES = 64 * 2**10
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether the folder looks like a sentence-transformers or transformers model at all."""
+    return (folder / CONFIG_FILE).is_file() or (folder / MODULES_FILE).is_file()
+
+
+def select(names: Iterable[str]) -> list[str]:
+    """The names (with `/`, relative to the model's root) that Fledge reads."""
+    return [
+        name
+        for name in names
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in FILE_PATTERNS)
+    ]
+
+
+def what_is_missing(folder: Path) -> str | None:
+    """Why the folder is not a whole model, or None when it is.
+
+    A download that was interrupted, or a tool that fetched only a tokenizer, leaves such folders.
+    """
+    if not is_model_folder(folder):
+        return f"it has neither {CONFIG_FILE} nor {MODULES_FILE}"
+    modules = _modules(folder)
+    indexes = [path for path in _here_or_below(folder, WEIGHTS_INDEX_FILE) if path.is_file()]
+    wanted = [path for index in indexes for path in _shards(index)]
+    for kind, path in modules:
+        if kind in {"Pooling", "Dense"}:
+            wanted.append(path / CONFIG_FILE)
+        if kind == "Dense" or (kind in WEIGHTED and path / WEIGHTS_INDEX_FILE not in indexes):
+            wanted.append(path / WEIGHTS_FILE)
+    if not indexes and not any(_here_or_below(folder, WEIGHTS_FILE)):
+        return f"it has no {WEIGHTS_FILE}"
+    if not any(path for pattern in TOKENIZER_PATTERNS for path in _here_or_below(folder, pattern)):
+        return "it has no tokenizer"
+    absent = sorted(os.path.relpath(path, folder) for path in wanted if not path.is_file())
+    return f"it lacks {', '.join(absent)}" if absent else None
+
+
+def _here_or_below(folder: Path, pattern: str) -> list[Path]:
+    return [*folder.glob(pattern), *folder.glob(f"*/{pattern}")]
+
+
+def _shards(index: Path) -> list[Path]:
+    content = _json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+    return [index.parent / str(name) for name in names]
+
+
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """Class name and folder of each module; without `modules.json` there is one, at the root."""
+    content = _json(folder / MODULES_FILE)
+    if not isinstance(content, list):
+        return [("Transformer", folder)]
+    return [
+        (str(module.get("type")).rpartition(".")[2], folder / str(module.get("path", "")))
+        for module in content
+        if isinstance(module, dict)
+    ]
+
+
+def _json(path: Path) -> Any:
+    """The file's content, or None where it cannot be read: the loader will say what is wrong."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def model_files(folder: Path) -> Iterator[Path]:
+    """The folder's files that Fledge reads, in a fixed order."""
+    names = []
+    for parent, children, files in os.walk(folder, followlinks=True):
+        children[:] = [child for child in children if not child.startswith((".", "__"))]
+        # Modules are one level down; anything deeper is a checkpoint of training or an export.
+        if Path(parent) != folder:
+            children.clear()
+        names += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
+    return (folder / name for name in sorted(select(names)))
+
+
+def size_bytes(folder: Path) -> int:
+    """Bytes of the files that Fledge reads."""
+    return sum(path.stat().st_size for path in model_files(folder))
+
+
+def fingerprint(folder: Path) -> str:
+    """A revision for a folder that has none, from its files.
+
+    Names, sizes, times and contents, of large files only both ends: a folder of several gigabytes
+    costs milliseconds, and no tool that rewrites weights leaves size, time and both ends alone.
+    """
+    digest = hashlib.sha256()
+    for path in model_files(folder):
+        state = path.stat()
+        name = path.relative_to(folder).as_posix()
+        digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+        digest.update(_sample(path, state.st_size))
+    return digest.hexdigest()[:40]
+
+
+def _sample(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        if size <= SMALL_BYTES:
+            return hashlib.sha256(file.read()).digest()
+        head = file.read(EDGE_BYTES)
+        file.seek(size - EDGE_BYTES)
+        return hashlib.sha256(head + file.read(EDGE_BYTES)).digest()
+
+
+def sha256_of(path: Path) -> str:
+    """The whole file's SHA-256, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

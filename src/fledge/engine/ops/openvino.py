@@ -1,0 +1,299 @@
+"""`Ops` as an OpenVINO graph, compiled once per model and run by `CompiledGraph`.
+
+In bf16 the factors of each matmul are typed bf16 in the graph itself: the runtime then packs them
+from the mapped file at once, without a float32 copy of its own (bert-base: 251 MB anonymous against
+574). The sum behind the last matmul, pooling included, stays float32.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from fledge.engine.ops.protocol import Activation, PoolingMode
+from fledge.engine.ops.runtime import openvino, opset
+from fledge.errors import ComputeError, ModelLoadError
+from fledge.types import Vectors
+
+Node: TypeAlias = Any
+"""An OpenVINO node or output; the package ships no types for them."""
+
+Array: TypeAlias = NDArray[Any]
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+STORED_TYPES = {  # the runtime's type, and a type of that size that it takes from NumPy
+    np.dtype(np.float32): (openvino.Type.f32, np.float32),
+    np.dtype(np.int8): (openvino.Type.i8, np.int8),
+    BF16: (openvino.Type.bf16, np.uint16),
+}
+MASKED_SCORE = -1e9  # far below any score, and finite, so that an empty row gives no NaN
+MAX_QUANTIZATION_GROUP = (
+    1024  # larger groups lose half the speed (K = 14,336: 309 against 595 GOP/s)
+)
+MIN_QUANTIZATION_GROUP = 32
+WHOLE_ROW = 2**64 - 1  # the runtime's word for one scale per row
+
+# name -> element type and rank of the graph's inputs; `fledge.engine.packing` says what is in them
+INPUTS: Mapping[str, tuple[type[np.generic], int]] = {
+    "ids": (np.int32, 1),
+    "positions": (np.int32, 1),
+    "unpad": (np.int32, 1),
+    "pad": (np.int32, 2),
+    "mask": (np.float32, 2),
+    "first": (np.int32, 1),
+    "last": (np.int32, 1),
+    "pool_mask": (np.float32, 2),
+    "mean": (np.float32, 2),
+    "mean_sqrt_len_tokens": (np.float32, 2),
+    "weightedmean": (np.float32, 2),
+    "buckets": (np.int32, 2),
+}
+
+ACTIVATIONS: Mapping[Activation, Callable[[Node], Node]] = {
+    "gelu": functools.partial(opset.gelu, approximation_mode="erf"),
+    "gelu_tanh": functools.partial(opset.gelu, approximation_mode="tanh"),
+    "relu": opset.relu,
+    "silu": opset.swish,
+    "tanh": opset.tanh,
+    "sigmoid": opset.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeConfig:
+    """How a graph is compiled.
+
+    Attributes:
+        inference_hint: the type that matmuls compute in, `f32` or `bf16`.
+        threads: threads of the compute lane.
+        quantization_group: activations quantized with one scale per this many; 0 leaves the
+            choice to the runtime, None (no int8 weights) switches it off.
+    """
+
+    inference_hint: str
+    threads: int
+    quantization_group: int | None = None
+
+    def properties(self) -> dict[str, str | int]:
+        """The runtime's own names for these choices."""
+        properties: dict[str, str | int] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "INFERENCE_PRECISION_HINT": self.inference_hint,
+        }
+        if self.quantization_group is not None:
+            properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = self.quantization_group
+        return properties
+
+
+def quantization_group(weights: Mapping[str, Array]) -> int:
+    """The largest group of at most 1,024 that divides the inner size of every int8 matmul.
+
+    0 where none is worth having: activations then stay as they are.
+    """
+    inner = [array.shape[1] for array in weights.values() if array.dtype == np.int8]
+    common = math.gcd(*inner)
+    group = max(
+        (size for size in range(1, min(common, MAX_QUANTIZATION_GROUP) + 1) if common % size == 0),
+        default=0,
+    )
+    return group if group >= MIN_QUANTIZATION_GROUP else 0
+
+
+class CompiledGraph:
+    """A network in memory, ready to run one batch at a time. Not safe for several threads at once.
+
+    It owns the arrays that its constants point into: they must outlive the compiled model, so
+    `close` drops the model first.
+    """
+
+    def __init__(
+        self,
+        output: Node,
+        inputs: Mapping[str, Node],
+        weights: Sequence[Array],
+        config: RuntimeConfig,
+    ) -> None:
+        self._weights = weights
+        self._names = tuple(inputs)
+        model = openvino.Model([opset.result(output)], list(inputs.values()), "fledge")
+        try:
+            self._compiled = openvino.Core().compile_model(model, "CPU", config.properties())
+            self._request = self._compiled.create_infer_request()
+        except RuntimeError as error:
+            raise ModelLoadError(f"the runtime cannot compile the model: {error}") from error
+
+    def run(self, arrays: Mapping[str, Array]) -> Vectors:
+        """Compute one batch.
+
+        Args:
+            arrays: the inputs by name; those that this graph does not use are left out.
+
+        Returns:
+            `[B, dim]` float32, a copy that belongs to the caller.
+
+        Raises:
+            ComputeError: the runtime failed.
+        """
+        try:
+            self._request.infer([arrays[name] for name in self._names], share_inputs=True)
+        except RuntimeError as error:
+            raise ComputeError(f"the runtime failed: {error}") from error
+        return np.array(self._request.get_output_tensor(0).data, dtype=np.float32)
+
+    def close(self) -> None:
+        """Give the memory back: the request, then the model, then the weights they point into."""
+        del self._request, self._compiled
+        self._weights = ()
+
+
+class OpenVinoOps:
+    """Builds a graph node by node; `compile` ends it.
+
+    Args:
+        weights: arrays by the architecture's names, as `fledge.engine.weights` maps them.
+    """
+
+    def __init__(self, weights: Mapping[str, Array]) -> None:
+        self._weights = weights
+        self._inputs: dict[str, Node] = {}
+        self._used: list[Array] = []
+
+    def compile(self, output: Node, config: RuntimeConfig) -> CompiledGraph:
+        """End the graph in `output` and make it ready to run."""
+        return CompiledGraph(output, self._inputs, self._used, config)
+
+    def _input(self, name: str) -> Node:
+        if name not in self._inputs:
+            dtype, rank = INPUTS[name]
+            self._inputs[name] = opset.parameter([-1] * rank, dtype, name=name)
+        return self._inputs[name]
+
+    def _weight(self, name: str) -> Node:
+        """A constant that points into the mapped weights."""
+        array = self._weights[name]
+        self._used.append(array)
+        kind, raw = STORED_TYPES[array.dtype]
+        tensor = openvino.Tensor(array.view(raw), openvino.Shape(array.shape), kind)
+        return opset.constant(tensor, shared_memory=True)
+
+    def token_ids(self) -> Node:
+        """`[T]` int32."""
+        return self._input("ids")
+
+    def position_ids(self) -> Node:
+        """`[T]` int32."""
+        return self._input("positions")
+
+    def embedding(self, ids: Node, table: str) -> Node:
+        """Looked up in the stored type, computed with in float32."""
+        return opset.convert(_gather(self._weight(table), ids), "f32")
+
+    def table_row(self, table: str, row: int) -> Node:
+        """A constant `[1, width]`."""
+        return _constant(self._weights[table][row : row + 1].astype(np.float32))
+
+    def linear(self, x: Node, name: str) -> Node:
+        """Typed by how the weights are stored: float32, bf16, or int8 with scales."""
+        weight = f"{name}.weight"
+        dtype = self._weights[weight].dtype
+        factor = self._weight(weight)
+        if dtype == np.int8:
+            factor = opset.multiply(
+                opset.convert(factor, "f32"), _constant(self._weights[f"{weight}_scale"])
+            )
+        elif dtype == BF16:
+            x = opset.convert(x, "bf16")
+        y = opset.matmul(x, factor, False, True)  # noqa: FBT003 - the runtime's own signature
+        if dtype == BF16:
+            y = opset.convert(y, "f32")
+        bias = f"{name}.bias"
+        return opset.add(y, self._row(bias)) if bias in self._weights else y
+
+    def _row(self, name: str) -> Node:
+        """A vector as `[1, n]`: copied, since it is small and fused into what it is added to."""
+        return _constant(self._weights[name].reshape(1, -1))
+
+    def layer_norm(self, x: Node, name: str, *, eps: float) -> Node:
+        """Biased variance, `eps` inside the root, as torch."""
+        y = opset.mvn(x, _constant(np.array([-1])), True, eps, "INSIDE_SQRT")  # noqa: FBT003 - likewise
+        return opset.add(opset.multiply(y, self._row(f"{name}.weight")), self._row(f"{name}.bias"))
+
+    def activation(self, x: Node, kind: Activation) -> Node:
+        """One of `ACTIVATIONS`."""
+        return ACTIVATIONS[kind](x)
+
+    def add(self, a: Node, b: Node) -> Node:
+        """With NumPy's broadcasting."""
+        return opset.add(a, b)
+
+    def concat(self, parts: Sequence[Node]) -> Node:
+        """Along the last axis."""
+        return opset.concat(list(parts), -1) if len(parts) > 1 else parts[0]
+
+    def relative_bias(self, table: str) -> Node:
+        """`[1, heads, L, L]`, gathered by the batch's buckets."""
+        scores = _gather(_constant(self._weights[table]), self._input("buckets"))
+        return opset.unsqueeze(opset.transpose(scores, _constant(np.array([2, 0, 1]))), _axis_0())
+
+    def attention(
+        self, q: Node, k: Node, v: Node, *, num_heads: int, bias: Node | None = None
+    ) -> Node:
+        """Padded inside only: `[T, hidden]` -> `[B, heads, L, d]` -> `[T, hidden]`."""
+        hidden = q.get_output_partial_shape(0)[1].get_length()
+        swap = _constant(np.array([0, 2, 1, 3]))
+        heads = _constant(np.array([0, 0, num_heads, hidden // num_heads]))
+
+        def padded(x: Node) -> Node:
+            rows = opset.reshape(_gather(x, self._input("pad")), heads, True)  # noqa: FBT003 - likewise
+            return opset.transpose(rows, swap)
+
+        scores = self._mask_scores()
+        if bias is not None:
+            scores = opset.add(scores, bias)
+        y = opset.scaled_dot_product_attention(padded(q), padded(k), padded(v), scores)
+        y = opset.reshape(opset.transpose(y, swap), _constant(np.array([-1, hidden])), False)  # noqa: FBT003 - likewise
+        return _gather(y, self._input("unpad"))
+
+    def _mask_scores(self) -> Node:
+        """`[B, 1, 1, L]`: 0 where there is a token, far below where there is none."""
+        absent = opset.subtract(_constant(np.float32(1)), self._input("mask"))
+        scores = opset.multiply(absent, _constant(np.float32(MASKED_SCORE)))
+        return opset.unsqueeze(scores, _constant(np.array([1, 2])))
+
+    def pool(self, x: Node, mode: PoolingMode) -> Node:
+        """`[T, hidden]` -> `[B, hidden]`; the means take their weights from packing."""
+        if mode in ("cls", "lasttoken"):
+            return _gather(x, self._input("first" if mode == "cls" else "last"))
+        rows = _gather(x, self._input("pad"))
+        axes = _constant(np.array([1]))
+        if mode == "max":
+            absent = opset.subtract(_constant(np.float32(1)), self._input("pool_mask"))
+            lowered = opset.multiply(absent, _constant(np.float32(MASKED_SCORE)))
+            lowered = opset.unsqueeze(lowered, _constant(np.array([2])))
+            return opset.reduce_max(opset.add(rows, lowered), axes, False)  # noqa: FBT003 - likewise
+        share = opset.unsqueeze(self._input(mode), _constant(np.array([2])))
+        return opset.reduce_sum(opset.multiply(rows, share), axes, False)  # noqa: FBT003 - likewise
+
+    def normalize(self, x: Node) -> Node:
+        """`x / max(|x|, 1e-12)`."""
+        return opset.normalize_l2(x, _constant(np.array([-1])), 1e-24, "max")
+
+
+def _axis_0() -> Node:
+    return _constant(np.array(0))
+
+
+def _constant(array: Array | np.generic) -> Node:
+    return opset.constant(np.asarray(array, order="C"))
+
+
+def _gather(table: Node, index: Node) -> Node:
+    return opset.gather(table, index, _axis_0())

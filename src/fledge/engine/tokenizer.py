@@ -1,0 +1,199 @@
+"""Texts to rows of token ids: prompts, truncation and counts.
+
+The tokenizers library does the encoding. What is decided here: nothing that a tokenizer.json has
+baked in (padding, truncation) leaks; prompts are tokenized together with their text; rows are cut
+on either side, special tokens kept; and a text far longer than the model takes is not tokenized
+to its end only to be thrown away.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+from tokenizers.normalizers import Lowercase
+from tokenizers.normalizers import Sequence as NormalizerSequence
+
+from fledge.engine.packing import Row
+from fledge.errors import CorruptModel, InputTooLong, InvalidRequest
+from fledge.types import Item, Tokens, Truncation
+
+CHARS_PER_TOKEN = 24
+"""How far into a text the first look goes, per token of the limit. Most text has 2 to 6."""
+
+SPARE_TOKENS = 64
+"""Tokens that a first look must give beyond the limit before its cut end may be ignored."""
+
+PROBES = ("a", "1", "b", ".", "!")
+"""At least one gives a token in any vocabulary, to see the special tokens around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One item, ready to be computed.
+
+    Attributes:
+        row: ids after truncation, and how many of them pooling leaves out.
+        truncated: whether anything was cut away.
+    """
+
+    row: Row
+    truncated: bool
+
+
+class Tokenizer:
+    """One model's tokenizer. Safe for several threads: nothing about it changes after loading."""
+
+    def __init__(self, folder: Path, *, max_seq_length: int, do_lower_case: bool) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise CorruptModel(f"{folder} has no tokenizer.json")
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise CorruptModel(f"{path}: not a readable tokenizer: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        if do_lower_case:
+            self._lower_case()
+        self.max_seq_length = max_seq_length
+        self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self._prefix, self._suffix = self._special_tokens()
+        if max_seq_length <= self._prefix + self._suffix:
+            raise CorruptModel(
+                f"{folder}: max_seq_length {max_seq_length} leaves no room for a text beside "
+                f"{self._prefix + self._suffix} special tokens"
+            )
+
+    def _lower_case(self) -> None:
+        """Lower-case before everything else, unless the normalizer itself does so already."""
+        state = json.loads(self._tokenizer.to_str())["normalizer"] or {}
+        if any(one.get("type") == "Lowercase" for one in (state, *state.get("normalizers", ()))):
+            return
+        own = self._tokenizer.normalizer
+        steps = [Lowercase()] if own is None else [Lowercase(), own]
+        self._tokenizer.normalizer = NormalizerSequence(steps)
+
+    def _special_tokens(self) -> tuple[int, int]:
+        """How many special tokens stand before and behind every text."""
+        for probe in PROBES:
+            mask = self._tokenizer.encode(probe).special_tokens_mask
+            if 0 in mask:
+                return mask.index(0), mask[::-1].index(0)
+        return 0, 0
+
+    def encode(
+        self,
+        items: Sequence[Item],
+        *,
+        prompt: str | None,
+        mask_prompt: bool,
+        truncation: Truncation,
+    ) -> list[Encoded]:
+        """All items as rows.
+
+        Args:
+            prompt: put before each text, not before token ids.
+            mask_prompt: pooling leaves out the prompt's tokens.
+            truncation: what happens beyond the limit.
+
+        Raises:
+            InputTooLong: an item is too long and `truncation.refuse` is set.
+            InvalidRequest: a token id outside the vocabulary.
+        """
+        limit = min(truncation.max_tokens or self.max_seq_length, self.max_seq_length)
+        masked = self._prompt_tokens(prompt, limit) if prompt and mask_prompt else 0
+        texts = [(prompt or "") + item for item in items if isinstance(item, str)]
+        encoded = iter(self._encode_texts(texts, limit, truncation))
+        rows = []
+        for index, item in enumerate(items):
+            if isinstance(item, str):
+                ids, cut = next(encoded)
+                row = Row(ids, min(masked, len(ids)))
+            else:
+                ids, cut = self._checked_ids(item, index, limit, truncation)
+                row = Row(ids)
+            if cut and truncation.refuse:
+                raise _too_long(index, limit)
+            rows.append(Encoded(row, cut))
+        return rows
+
+    def _encode_texts(
+        self, texts: Sequence[str], limit: int, truncation: Truncation
+    ) -> list[tuple[Sequence[int], bool]]:
+        first = [self._head(text, limit * CHARS_PER_TOKEN, truncation) for text in texts]
+        if len(first) == 1:
+            encodings = [self._tokenizer.encode(first[0])]
+        else:
+            encodings = self._tokenizer.encode_batch_fast(first)
+        return [
+            self._cut(
+                self._longer_look(text, head, encoding.ids, limit, truncation), limit, truncation
+            )
+            for text, head, encoding in zip(texts, first, encodings, strict=True)
+        ]
+
+    @staticmethod
+    def _head(text: str, chars: int, truncation: Truncation) -> str:
+        """The end of a text that survives truncation, and a little more."""
+        if len(text) <= chars:
+            return text
+        return text[:chars] if truncation.side == "right" else text[-chars:]
+
+    def _longer_look(
+        self, text: str, head: str, ids: Sequence[int], limit: int, truncation: Truncation
+    ) -> Sequence[int]:
+        """Look further into a text as long as its cut end could still show in the first tokens."""
+        while len(head) < len(text) and len(ids) < limit + SPARE_TOKENS:
+            head = self._head(text, 4 * len(head), truncation)
+            ids = self._tokenizer.encode(head).ids
+        return ids
+
+    def _cut(
+        self, ids: Sequence[int], limit: int, truncation: Truncation
+    ) -> tuple[Sequence[int], bool]:
+        """Cut between the special tokens, on the side that the caller chose."""
+        if len(ids) <= limit:
+            return ids, False
+        body = ids[self._prefix : len(ids) - self._suffix]
+        room = limit - self._prefix - self._suffix
+        kept = body[:room] if truncation.side == "right" else body[len(body) - room :]
+        return [*ids[: self._prefix], *kept, *ids[len(ids) - self._suffix :]], True
+
+    def _checked_ids(
+        self, ids: Sequence[int], index: int, limit: int, truncation: Truncation
+    ) -> tuple[Sequence[int], bool]:
+        """Token ids are used as they are: nothing is added, and cutting knows no special tokens."""
+        for token in ids:
+            if not 0 <= token < self.vocab_size:
+                raise InvalidRequest(
+                    f"input {index} has the token id {token}; "
+                    f"this model's ids go from 0 to {self.vocab_size - 1}",
+                    field="input",
+                )
+        if len(ids) <= limit:
+            return ids, False
+        return (ids[:limit] if truncation.side == "right" else ids[len(ids) - limit :]), True
+
+    def _prompt_tokens(self, prompt: str, limit: int) -> int:
+        """Tokens that pooling leaves out: the prompt's own and the special ones before it.
+
+        One trailing special token is not counted: it stands behind the text. The rule, with its
+        odd counting of more than one, is that of sentence-transformers.
+        """
+        count = min(len(self._tokenizer.encode(prompt).ids), limit)
+        return count - 1 if self._suffix else count
+
+    def tokenize(self, texts: Sequence[str], prompt: str | None) -> list[Tokens]:
+        """Tokens with character offsets, special tokens included, nothing cut."""
+        encodings = self._tokenizer.encode_batch([(prompt or "") + text for text in texts])
+        return [Tokens(encoding.ids, encoding.offsets) for encoding in encodings]
+
+
+def _too_long(index: int, limit: int) -> InputTooLong:
+    return InputTooLong(
+        f"input {index} has more than {limit} tokens, the most that this model takes; "
+        "shorten it, or ask for truncation",
+        field="input",
+    )

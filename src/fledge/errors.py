@@ -1,0 +1,178 @@
+"""Everything that can go wrong, named for what happened.
+
+Nothing here knows HTTP: `fledge.api.errors` holds the one table that gives each class its status
+and body. A message says what was wrong, the limit, the value, and what to do.
+
+    FledgeError
+      InvalidRequest          the caller's input; carries the field it is about
+        MalformedBody         not JSON, not UTF-8, not an object
+        EmptyInput            no text, or a text of nothing
+        InputTooLong          more tokens (or characters) than the model takes
+        TooManyInputs         more texts, or more tokens in all, than one request may carry
+        BodyTooLarge          more bytes than one request may carry
+        UnknownPrompt         a prompt name that the model's card does not list
+        UnknownField          a field Fledge does not know, in strict mode only
+      UnknownModel            no model of that name here
+      NotAllowed              a Host or an Origin that this instance does not answer
+      Overloaded              try again later; carries how much later
+      DeadlineExceeded        the request's own time was over before its answer was ready
+      ModelLoadError          a model's files cannot become a running model
+        ModelNotFound         neither a folder nor a repository of that name
+        ModelOffline          it must be downloaded, and the network is off or out of reach
+        ModelGated            the hub wants a token, or a licence accepted
+        CorruptModel          files that are damaged, truncated, or contradict each other
+        UnsupportedModel      a family, module or setting that Fledge does not compute
+      ComputeError            the engine failed on accepted work, or its result is not finite
+      SettingsError           a setting that is unknown or out of range
+      FileFormatError         an input or output file that cannot be read or written as asked
+"""
+
+from typing import ClassVar
+
+
+class FledgeError(Exception):
+    """The base of every error that Fledge raises on purpose."""
+
+    code: ClassVar[str] = "fledge_error"
+
+
+class InvalidRequest(FledgeError):
+    """The request cannot be answered as it stands; the caller can mend it.
+
+    Attributes:
+        field: the name of the field at fault, as the caller spelled it, or None for the whole body.
+    """
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class MalformedBody(InvalidRequest):
+    """The body is not JSON, not UTF-8, or not the kind of JSON value that the route takes."""
+
+    code = "malformed_body"
+
+
+class EmptyInput(InvalidRequest):
+    """There is nothing to embed: an empty list, an empty string, or an empty list of token ids."""
+
+    code = "empty_input"
+
+
+class InputTooLong(InvalidRequest):
+    """A text has more tokens than the model takes, and the caller asked not to cut it."""
+
+    code = "input_too_long"
+
+
+class TooManyInputs(InvalidRequest):
+    """One request carries more inputs, or more tokens in all, than the limits allow."""
+
+    code = "too_many_inputs"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body has more bytes than the limits allow."""
+
+    code = "body_too_large"
+
+
+class UnknownPrompt(InvalidRequest):
+    """The model's card lists no prompt of that name."""
+
+    code = "unknown_prompt"
+
+
+class UnknownField(InvalidRequest):
+    """The body has a field that Fledge does not know, and `strict_fields` is on."""
+
+    code = "unknown_field"
+
+
+class UnknownModel(FledgeError):
+    """No model of that name is served here."""
+
+    code = "model_not_found"
+
+
+class NotAllowed(FledgeError):
+    """A keyless instance was called under a Host or from an Origin that it does not trust."""
+
+    code = "not_allowed"
+
+
+class Overloaded(FledgeError):
+    """More work is waiting than may wait.
+
+    Attributes:
+        retry_after_s: seconds after which the caller may try again.
+    """
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(FledgeError):
+    """The request's time was over before its answer was ready."""
+
+    code = "deadline_exceeded"
+
+
+class ModelLoadError(FledgeError):
+    """A model could not be brought up."""
+
+    code = "model_load_failed"
+
+
+class ModelNotFound(ModelLoadError):
+    """Neither a local folder nor a repository of that name exists."""
+
+    code = "model_files_not_found"
+
+
+class ModelOffline(ModelLoadError):
+    """The files are not on this machine, and the hub is switched off or out of reach."""
+
+    code = "model_offline"
+
+
+class ModelGated(ModelLoadError):
+    """The hub asks for a token, or for its licence to be accepted."""
+
+    code = "model_gated"
+
+
+class CorruptModel(ModelLoadError):
+    """The model's files are damaged, truncated, or contradict each other."""
+
+    code = "model_corrupt"
+
+
+class UnsupportedModel(ModelLoadError):
+    """The model asks for arithmetic that Fledge does not have; the message names it."""
+
+    code = "model_unsupported"
+
+
+class ComputeError(FledgeError):
+    """The engine failed on work that it had accepted, or its result is not finite."""
+
+    code = "compute_failed"
+
+
+class SettingsError(FledgeError):
+    """A setting is unknown, malformed or out of range."""
+
+    code = "invalid_setting"
+
+
+class FileFormatError(FledgeError):
+    """A file cannot be read or written in the form that was asked for."""
+
+    code = "file_format"

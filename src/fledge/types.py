@@ -1,0 +1,183 @@
+"""The vocabulary that every layer shares, and the `Backend` protocol between serving and compute.
+
+Plain frozen data: nothing here computes, reads a file, or knows a wire format.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors: TypeAlias = NDArray[np.float32]
+"""Embeddings, `[n, dim]`, float32, C-contiguous."""
+
+Item: TypeAlias = str | Sequence[int]
+"""One thing to embed: a text, or token ids that are used as they are."""
+
+TruncationSide: TypeAlias = Literal["left", "right"]
+"""The side that is cut away: `right` keeps the beginning of the text."""
+
+Side: TypeAlias = Literal["query", "document"]
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "int8"]
+State: TypeAlias = Literal["cold", "loading", "warm", "failed"]
+Similarity: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What is known of a model: what its folder says, and what its deployment decided.
+
+    Attributes:
+        id: the public id, `org/name`, or a folder's name.
+        revision: the hub commit, or a fingerprint of a local folder's files.
+        family: the architecture, as `config.json` spells it in `model_type`.
+        precision: what the deployment really computes in: never `auto`.
+        dimension: length of one vector.
+        max_seq_length: most tokens of one input, special tokens and prompt included.
+        vocab_size: token ids are below it.
+        pooling: the pooling modes, in the order in which their vectors are concatenated.
+        prompts: name -> text put before an input.
+        default_prompt_name: the prompt used when a request names none; rarely set.
+        similarity: how the model's vectors are meant to be compared.
+        normalizes: whether the model's own last module is Normalize.
+        matryoshka_dimensions: the shorter lengths it was trained for; empty when unknown.
+        origin: where its files came from, for people: a path, a package, a hub.
+    """
+
+    id: str
+    revision: str
+    family: str
+    precision: Literal["fp32", "bf16", "int8"]
+    dimension: int
+    max_seq_length: int
+    vocab_size: int
+    pooling: tuple[str, ...]
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity: Similarity = "cosine"
+    normalizes: bool = False
+    matryoshka_dimensions: tuple[int, ...] = ()
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncation:
+    """What happens to an input with more tokens than the model takes.
+
+    Attributes:
+        side: the side that is cut away.
+        max_tokens: keep at most this many tokens; None means the model's `max_seq_length`.
+        refuse: raise `InputTooLong` instead of cutting.
+    """
+
+    side: TruncationSide = "right"
+    max_tokens: int | None = None
+    refuse: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedJob:
+    """Work for one backend: one model, prompts already looked up, limits already checked.
+
+    Attributes:
+        items: what to embed, at least one.
+        prompt: text put before each text; token ids never get one.
+        side: which route of an asymmetric model computes it.
+        priority: smaller is sooner; 0 for interactive work, 1 for bulk that may wait.
+        deadline: `time.monotonic()` seconds after which nobody waits for the answer.
+        max_total_tokens: most tokens of all items together, after truncation; more raises
+            `TooManyInputs` before anything is computed.
+    """
+
+    items: Sequence[Item]
+    prompt: str | None = None
+    truncation: Truncation = field(default_factory=Truncation)
+    side: Side | None = None
+    priority: int = 0
+    deadline: float | None = None
+    max_total_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where a job's time went, in milliseconds: the stages overlap between jobs, not within one."""
+
+    tokenize_ms: float = 0.0
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult:
+    """A backend's answer, in the order of the job's items.
+
+    Attributes:
+        vectors: `[n, dim]` float32, before a trailing Normalize unless `normalized`. Always finite.
+        token_counts: `[n]`, tokens computed per item, prompt and special tokens included.
+        truncated: `[n]`, whether the item was cut.
+        normalized: whether the vectors came with length 1 (a provider may offer nothing else).
+    """
+
+    vectors: Vectors
+    token_counts: Sequence[int]
+    truncated: Sequence[bool]
+    normalized: bool = False
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text as tokens: ids, and for each its `[start, end)` in the text, in characters."""
+
+    ids: Sequence[int]
+    offsets: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a backend can take work now, and if not, why."""
+
+    state: State
+    reason: str = ""
+
+
+class Backend(Protocol):
+    """One deployment: a place where one model can run.
+
+    Implementations are safe to call from many tasks of one event loop. Cancelling `embed` takes
+    its work out of the queue; what is already being computed is finished and thrown away.
+    """
+
+    @property
+    def card(self) -> ModelCard:
+        """What this deployment serves."""
+        ...
+
+    async def embed(self, job: EmbedJob) -> EmbedResult:
+        """Compute the job.
+
+        An error about one item names it in its `field` as `items[INDEX]`, counted in the job.
+
+        Raises:
+            InputTooLong: an item is too long and the job refuses to cut.
+            InvalidRequest: a token id outside the vocabulary.
+            TooManyInputs: more tokens in all than `max_total_tokens`.
+            Overloaded: too much work is waiting already.
+            DeadlineExceeded: the deadline passed before the work was done.
+            ComputeError: the computation failed or gave a value that is not finite.
+        """
+        ...
+
+    async def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:
+        """The tokens that `embed` would compute, before any truncation."""
+        ...
+
+    def health(self) -> Health:
+        """The state now, without waiting for anything."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was accepted, then give back memory and threads. Safe to call twice."""
+        ...

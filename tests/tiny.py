@@ -1,0 +1,103 @@
+"""Small random models on disk, made with NumPy alone, where a test needs a model of any kind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def save_bert(
+    folder: Path,
+    *,
+    hidden: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    vocab: int = 300,
+    positions: int = 128,
+    seed: int = 0,
+) -> Path:
+    """A BERT with mean pooling and Normalize, its words `w4`, `w5`, ... up to the vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    inner = hidden * 4
+
+    def draw(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return random.normal(0, 0.2, shape).astype(np.float32)
+
+    def norm() -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+        return {"weight": 1 + draw(hidden), "bias": draw(hidden)}
+
+    tensors = {
+        "embeddings.word_embeddings.weight": draw(vocab, hidden),
+        "embeddings.position_embeddings.weight": draw(positions, hidden),
+        "embeddings.token_type_embeddings.weight": draw(2, hidden),
+        **{f"embeddings.LayerNorm.{key}": value for key, value in norm().items()},
+    }
+    for n in range(layers):
+        layer = f"encoder.layer.{n}"
+        for name, shape in {
+            "attention.self.query": (hidden, hidden),
+            "attention.self.key": (hidden, hidden),
+            "attention.self.value": (hidden, hidden),
+            "attention.output.dense": (hidden, hidden),
+            "intermediate.dense": (inner, hidden),
+            "output.dense": (hidden, inner),
+        }.items():
+            tensors[f"{layer}.{name}.weight"] = draw(*shape) / np.float32(hidden**0.5 / 5)
+            tensors[f"{layer}.{name}.bias"] = draw(shape[0])
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            tensors |= {f"{layer}.{name}.{key}": value for key, value in norm().items()}
+    save_file(tensors, folder / "model.safetensors")
+    _write(
+        folder / "config.json",
+        {
+            "model_type": "bert",
+            "hidden_size": hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": inner,
+            "vocab_size": vocab,
+            "max_position_embeddings": positions,
+            "type_vocab_size": 2,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+        },
+    )
+    save_modules(folder)
+    save_tokenizer(folder, vocab)
+    return folder
+
+
+def save_modules(folder: Path) -> None:
+    """The sentence-transformers layer: Transformer, mean Pooling, Normalize."""
+    types = ["Transformer", "Pooling", "Normalize"]
+    paths = ["", "1_Pooling", "2_Normalize"]
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (kind, path) in enumerate(zip(types, paths, strict=True))
+    ]
+    _write(folder / "modules.json", modules)
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    _write(folder / "1_Pooling" / "config.json", {"pooling_mode": "mean"})
+
+
+def save_tokenizer(folder: Path, vocab: int) -> None:
+    """Whole words, split at white space, between [CLS] and [SEP]."""
+    words = SPECIAL + [f"w{n}" for n in range(len(SPECIAL), vocab)]
+    ids = {word: n for n, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value))
