@@ -117,8 +117,8 @@ class Lane:
             self._channels.append(channel)
 
     def detach(self, channel: Channel) -> None:
-        """Wait until a model's work is done, then forget the model; the last one ends the thread."""
-    """Owns the thread. Make one per process for all models; it ends with the last one."""
+        """Wait until a model's work is done, then forget it; the last one ends the thread."""
+        with self._wake:
             channel.is_open = False
             self._wake.wait_for(lambda: not channel.works)
             self._channels = [one for one in self._channels if one is not channel]
@@ -249,7 +249,7 @@ class Lane:
         picked: Sequence[tuple[Work, int]], vectors: Vectors, start: float, seconds: float
     ) -> None:
         """Scatter a batch's vectors; rows of one work stand together in a batch."""
-        finite = np.isfinite(vectors.sum(axis=1, keepdims=True))[:, 0]  # inf and nan survive sums
+        finite = np.isfinite(vectors)
         place = 0
         for _, group in groupby(picked, key=lambda pair: id(pair[0])):
             members = list(group)
