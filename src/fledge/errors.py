@@ -22,6 +22,7 @@ and body. A message says what was wrong, the limit, the value, and what to do.
         ModelGated            the hub wants a token, or a licence accepted
         CorruptModel          files that are damaged, truncated, or contradict each other
         UnsupportedModel      a family, module or setting that Fledge does not compute
+      BackendUnavailable      a deployment that cannot take work: being unloaded, or dead
       ComputeError            the engine failed on accepted work, or its result is not finite
       SettingsError           a setting that is unknown or out of range
       FileFormatError         an input or output file that cannot be read or written as asked
@@ -158,6 +159,12 @@ class UnsupportedModel(ModelLoadError):
     """The model asks for arithmetic that Fledge does not have; the message names it."""
 
     code = "model_unsupported"
+
+
+class BackendUnavailable(FledgeError):
+    """The deployment cannot take work: it is being unloaded, or it died."""
+
+    code = "backend_unavailable"
 
 
 class ComputeError(FledgeError):

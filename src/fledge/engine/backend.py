@@ -107,8 +107,7 @@ def _check_total(encoded: Sequence[Encoded], limit: int | None) -> None:
     if limit is not None and total > limit:
         raise TooManyInputs(
             f"the inputs have {total} tokens in all; at most {limit} may come in one request: "
-            "send fewer at a time",
-            field="input",
+            "send fewer at a time"
         )
 
 

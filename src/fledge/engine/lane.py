@@ -19,7 +19,7 @@ import numpy as np
 
 from fledge.engine.batcher import Batcher, Cost, Picked, Request
 from fledge.engine.packing import Row
-from fledge.errors import ComputeError, DeadlineExceeded, Overloaded
+from fledge.errors import BackendUnavailable, ComputeError, DeadlineExceeded, Overloaded
 from fledge.types import Vectors
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Lane:
         work = Work(rows, request, deadline, time.monotonic(), rows_left=len(rows))
         with self._wake:
             if self._closing or not channel.is_open:
-                raise ComputeError("the model is being unloaded")
+                raise BackendUnavailable("the model is being unloaded")
             self._admit(channel, request)
             channel.works[request] = work
             channel.batcher.add(request)
@@ -188,7 +188,7 @@ class Lane:
                 self._closing = True
                 works = [work for channel in self._channels for work in channel.works.values()]
             for work in works:
-                _fail(work, ComputeError("the compute lane died; see the server's log"))
+                _fail(work, BackendUnavailable("the compute lane died; see the server's log"))
             raise
 
     def _next_turn(self) -> tuple[Channel, list[Picked], float] | None:

@@ -168,9 +168,9 @@ class Tokenizer:
         for token in ids:
             if not 0 <= token < self.vocab_size:
                 raise InvalidRequest(
-                    f"input {index} has the token id {token}; "
+                    f"`items[{index}]` has the token id {token}; "
                     f"this model's ids go from 0 to {self.vocab_size - 1}",
-                    field="input",
+                    field=f"items[{index}]",
                 )
         if len(ids) <= limit:
             return ids, False
@@ -193,7 +193,7 @@ class Tokenizer:
 
 def _too_long(index: int, limit: int) -> InputTooLong:
     return InputTooLong(
-        f"input {index} has more than {limit} tokens, the most that this model takes; "
+        f"`items[{index}]` has more than {limit} tokens, the most that this model takes; "
         "shorten it, or ask for truncation",
-        field="input",
+        field=f"items[{index}]",
     )

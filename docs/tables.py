@@ -1,0 +1,84 @@
+"""What the documentation says that the code knows better: settings, commands, families.
+
+`cog` runs these functions from the Markdown files and writes what they return between its marks;
+`make lint` fails when a file is behind, `make docs` brings it up to date.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from typer.testing import CliRunner
+
+from fledge.cli.main import app
+from fledge.engine.architectures.registry import FAMILIES
+from fledge.engine.modules import DENSE_ACTIVATIONS, POOLING_MODES, READERS
+from fledge.settings import ENV_PREFIX, Settings
+
+WIDTH = 88
+
+
+def settings() -> str:
+    """Every setting with its variable, its default, and how to choose it."""
+    rows = ["| setting | variable | default | what it is, and how to choose |", "|---|---|---|---|"]
+    rows += _rows(Settings, "", ENV_PREFIX)
+    return "\n".join(rows)
+
+
+def _rows(model: type[BaseModel], prefix: str, variable: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, BaseModel):
+            yield from _rows(type(default), f"{name}.", f"{variable}{name.upper()}__")
+        else:
+            yield (
+                f"| `{prefix}{name}` | `{variable}{name.upper()}` | {_shown(name, default)} "
+                f"| {field.description} |"
+            )
+
+
+def _shown(name: str, default: Any) -> str:
+    if name == "cache_dir":
+        return "`~/.cache/fledge`"  # not this machine's
+    if isinstance(default, tuple):
+        default = ", ".join(default)
+    return f"`{default}`" if default != "" else "none"
+
+
+def command_help(*words: str) -> str:
+    """The help text of a command, as a terminal of fixed width shows it."""
+    result = CliRunner().invoke(
+        app,
+        [*words, "--help"],
+        prog_name="fledge",
+        env={"COLUMNS": str(WIDTH), "TERM": "dumb", "NO_COLOR": "1"},
+    )
+    lines = [line.rstrip() for line in result.output.strip().splitlines()]
+    return "\n".join(["```", *lines, "```"])
+
+
+def commands() -> str:
+    """All commands' help texts."""
+    names = sorted(typer.main.get_group(app).commands)
+    return "\n\n".join(f"## fledge {name}\n\n{command_help(name)}" for name in names)
+
+
+def families() -> str:
+    """The model types that run."""
+    return ", ".join(f"`{name}`" for name in sorted(FAMILIES))
+
+
+def modules() -> str:
+    """The sentence-transformers modules that are read, and their choices."""
+    return "\n".join(
+        [
+            f"- modules: `Transformer`, {_joined(READERS)}, `Dropout` (which does nothing here)",
+            f"- pooling: {_joined(POOLING_MODES)}, and concatenations",
+            f"- activations of `Dense`: {_joined(DENSE_ACTIVATIONS)}",
+        ]
+    )
+
+
+def _joined(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)

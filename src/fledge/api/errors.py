@@ -1,0 +1,200 @@
+"""The one table from an error's class to a status, and each dialect's body for it.
+
+A class that is not in the table is answered as its nearest ancestor that is. Messages of errors
+that are the server's own fault stay in its log: they may name files and addresses.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import Response
+
+from fledge.api.rendering import JsonResponse, dump, header_value
+from fledge.errors import (
+    BackendUnavailable,
+    BodyTooLarge,
+    ComputeError,
+    DeadlineExceeded,
+    EmptyInput,
+    FledgeError,
+    InputTooLong,
+    InvalidRequest,
+    ModelLoadError,
+    NotAllowed,
+    Overloaded,
+    UnknownModel,
+)
+
+_log = logging.getLogger(__name__)
+
+# A guess: loading takes seconds to a few minutes, and a caller that comes early is told again.
+_LOADING_RETRY_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """How one class of error is answered.
+
+    Attributes:
+        status: the HTTP status.
+        error_type: the word for it in Hugging Face bodies, in the spelling of its servers.
+        hugging_face_status: where those routes differ.
+        safe_message: what is said in place of the error's own message; None: that one.
+    """
+
+    status: HTTPStatus
+    error_type: str
+    hugging_face_status: HTTPStatus | None = None
+    safe_message: str | None = None
+
+
+TABLE: dict[type[FledgeError], Row] = {
+    InvalidRequest: Row(status=HTTPStatus.BAD_REQUEST, error_type="Validation"),
+    EmptyInput: Row(status=HTTPStatus.BAD_REQUEST, error_type="Empty"),
+    InputTooLong: Row(
+        status=HTTPStatus.BAD_REQUEST,
+        error_type="Validation",
+        hugging_face_status=HTTPStatus.UNPROCESSABLE_ENTITY,
+    ),
+    BodyTooLarge: Row(status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error_type="Validation"),
+    UnknownModel: Row(status=HTTPStatus.NOT_FOUND, error_type="NotFound"),
+    NotAllowed: Row(status=HTTPStatus.FORBIDDEN, error_type="Forbidden"),
+    Overloaded: Row(status=HTTPStatus.TOO_MANY_REQUESTS, error_type="Overloaded"),
+    # Not 503: that one sends the JavaScript client of Hugging Face into retries without a pause.
+    DeadlineExceeded: Row(status=HTTPStatus.GATEWAY_TIMEOUT, error_type="Timeout"),
+    ModelLoadError: Row(
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        error_type="Unhealthy",
+        safe_message="the model cannot be loaded now; the server's log says why",
+    ),
+    BackendUnavailable: Row(
+        status=HTTPStatus.SERVICE_UNAVAILABLE,
+        error_type="Unhealthy",
+        safe_message="the model cannot be reached now; the server's log says why",
+    ),
+    ComputeError: Row(
+        status=HTTPStatus.INTERNAL_SERVER_ERROR,
+        error_type="Backend",
+        safe_message="the model failed to compute this request; the server's log says why",
+    ),
+    FledgeError: Row(
+        status=HTTPStatus.INTERNAL_SERVER_ERROR,
+        error_type="Internal",
+        safe_message="the server failed; its log says why",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An error on its way out: all that any dialect's body shows."""
+
+    status: int
+    code: str
+    error_type: str
+    message: str
+    field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The part of an API surface that errors need.
+
+    Attributes:
+        name: for people and logs.
+        error_body: the JSON value of an error's body.
+        own_status: the column of the table that overrides `status`, if it has one.
+        hold_503_s: seconds that a 503 is held back, for clients that retry it at once.
+    """
+
+    name: str
+    error_body: Callable[[Failure], dict[str, Any]]
+    own_status: Callable[[Row], HTTPStatus | None]
+    hold_503_s: float
+
+
+def _hugging_face_body(failure: Failure) -> dict[str, Any]:
+    """`error` is a string and nothing else: the official clients show no other kind."""
+    return {"error": failure.message, "error_type": failure.error_type}
+
+
+def _openai_body(failure: Failure) -> dict[str, Any]:
+    """`error` is an object: the official clients show no other kind."""
+    kinds = {403: "permission_error", 429: "rate_limit_error"}
+    kind = kinds.get(
+        failure.status, "server_error" if failure.status >= 500 else "invalid_request_error"
+    )
+    return {
+        "error": {
+            "message": failure.message,
+            "type": kind,
+            "param": failure.field,
+            "code": failure.code,
+        }
+    }
+
+
+HUGGING_FACE = Dialect(
+    "huggingface", _hugging_face_body, lambda row: row.hugging_face_status, hold_503_s=1.0
+)
+OPENAI = Dialect("openai", _openai_body, lambda _: None, hold_503_s=0.0)
+
+
+def dialect_of_path(path: str) -> Dialect:
+    """The dialect of a request that no route answers."""
+    return OPENAI if path.startswith("/v1/") or path == "/embeddings" else HUGGING_FACE
+
+
+def row_of(kind: type[FledgeError]) -> Row:
+    """The row of the class or of its nearest ancestor."""
+    return next(TABLE[ancestor] for ancestor in kind.__mro__ if ancestor in TABLE)
+
+
+def failure_of(error: FledgeError, dialect: Dialect) -> Failure:
+    """What a dialect tells of an error."""
+    row = row_of(type(error))
+    field = error.field if isinstance(error, InvalidRequest) else None
+    return Failure(
+        status=dialect.own_status(row) or row.status,
+        code=error.code,
+        error_type=row.error_type,
+        message=row.safe_message or str(error),
+        field="model" if isinstance(error, UnknownModel) else field,
+    )
+
+
+def error_response(error: FledgeError, dialect: Dialect, request_id: str) -> Response:
+    """The whole answer for an error. What the client is not told goes to the log."""
+    failure = failure_of(error, dialect)
+    if row_of(type(error)).safe_message is not None:
+        _log.error("request %s: %s", request_id, error.code, exc_info=error)
+    headers = {}
+    if isinstance(error, Overloaded):
+        headers = _retry_headers(error.retry_after_s)
+    elif isinstance(error, ModelLoadError | BackendUnavailable):
+        headers = _retry_headers(_LOADING_RETRY_AFTER_S)
+    return failure_response(failure, dialect, headers)
+
+
+def failure_response(
+    failure: Failure, dialect: Dialect, headers: dict[str, str] | None = None
+) -> Response:
+    """The answer for a failure, in the words of a dialect."""
+    response = JsonResponse(dump(dialect.error_body(failure)), status_code=failure.status)
+    for name, value in (headers or {}).items():
+        response.headers[name] = header_value(value)
+    # Read by the metrics on the way out, so that every failure is counted in one place.
+    response.headers["x-fledge-error"] = failure.code
+    return response
+
+
+def _retry_headers(retry_after_s: float) -> dict[str, str]:
+    """Whole seconds, at least one, for everybody; milliseconds for clients that read them."""
+    return {
+        "retry-after": str(max(1, math.ceil(retry_after_s))),
+        "retry-after-ms": str(max(1, math.ceil(retry_after_s * 1000))),
+    }

@@ -1,0 +1,142 @@
+"""The OpenAI dialect: `POST /v1/embeddings`, `GET /v1/models`.
+
+With the extensions `prompt_name`, `truncate`, `truncation_direction` and `normalize`. Vectors are
+normalized unless the model compares by the dot product; text that is too long is refused unless
+`truncate` is true.
+"""
+
+import time
+from functools import partial
+from typing import Literal
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fledge.api.bodies import Body, parse_fields, parse_items
+from fledge.api.errors import OPENAI
+from fledge.api.fields import (
+    Dimensions,
+    Items,
+    PromptName,
+    TruncationDirection,
+    compute_headers,
+    count_characters,
+    truncation,
+)
+from fledge.api.rendering import JsonResponse, dump, dump_list
+from fledge.api.runner import Call, Operation, Plan
+from fledge.errors import InvalidRequest
+from fledge.service import Answer, EmbedRequest, EmbedResponse, Service
+from fledge.types import ModelCard
+from fledge.vectors import to_base64
+
+
+class EmbeddingsBody(Body):
+    """The body of `POST /v1/embeddings`."""
+
+    input: Items = Field(None, description="What to embed: texts, or token ids as they are.")
+    model: str | None = Field(
+        None, description="The model. Absent: the first one that this server serves."
+    )
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="`base64`: the little-endian float32 bytes of each vector."
+    )
+    dimensions: Dimensions = None
+    user: str | None = Field(None, description="Accepted, and not used.")
+    prompt_name: PromptName = None
+    truncate: bool | None = Field(
+        None, description="true: cut inputs that are too long. Else they are refused."
+    )
+    truncation_direction: TruncationDirection = None
+    normalize: bool | None = Field(
+        None,
+        description="Absent: normalized, unless the model compares by the dot product. false: "
+        "the vector before the model's own normalization.",
+    )
+    inputs: Items = Field(None, description="Another name for `input`.")
+
+
+def parse_embeddings(call: Call) -> Plan:
+    """A body of `POST /v1/embeddings` as a plan."""
+    body = parse_fields(EmbeddingsBody, call.data)
+    ignored = body.unknown_fields()
+    if body.input is not None:
+        items, is_single = parse_items(body.input, field := "input")
+        if body.inputs is not None:
+            ignored.append("inputs")
+    elif body.inputs is not None:
+        items, is_single = parse_items(body.inputs, field := "inputs")
+    else:
+        raise InvalidRequest("`input` is required", field="input")
+    request = EmbedRequest(
+        inputs=items,
+        model=body.model,
+        prompt_name=body.prompt_name,
+        dimensions=body.dimensions,
+        normalize="similarity" if body.normalize is None else body.normalize,
+        truncation=truncation(truncate=body.truncate is True, direction=body.truncation_direction),
+        deadline=call.deadline,
+        field=field,
+        is_single=is_single,
+    )
+    return Plan(
+        request=request,
+        render=partial(_render, body.model, body.encoding_format),
+        headers=partial(_headers, count_characters(items)),
+        ignored=ignored,
+    )
+
+
+async def _render(model: str | None, encoding_format: str | None, answer: EmbedResponse) -> bytes:
+    vectors = answer.vectors
+    embeddings = to_base64(vectors) if encoding_format == "base64" else vectors
+    data = await dump_list(
+        [
+            {"object": "embedding", "index": index, "embedding": embedding}
+            for index, embedding in enumerate(embeddings)
+        ],
+        numbers_each=vectors.shape[1],
+    )
+    tokens = sum(answer.token_counts)
+    return b'{"object":"list","data":%b,"model":%b,"usage":%b}' % (
+        data,
+        dump(answer.card.id if model is None else model),
+        dump({"prompt_tokens": tokens, "total_tokens": tokens}),
+    )
+
+
+def _headers(character_count: int, answer: Answer, elapsed_s: float) -> dict[str, str]:
+    return compute_headers(character_count, answer) | {
+        "openai-processing-ms": str(round(elapsed_s * 1000))
+    }
+
+
+EMBEDDINGS = Operation(OPENAI, parse_embeddings)
+
+
+class Models:
+    """`GET /v1/models` and `GET /v1/models/{id}`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._created = int(time.time())
+
+    async def list_models(self, _: Request) -> Response:
+        """Every model that this server serves."""
+        data = [self._described(card) for card in self._service.cards()]
+        return JsonResponse(dump({"object": "list", "data": data}))
+
+    async def retrieve_model(self, request: Request) -> Response:
+        """One model, by any name that requests may use for it."""
+        card = self._service.backend(request.path_params["model_id"]).card
+        return JsonResponse(dump(self._described(card)))
+
+    def _described(self, card: ModelCard) -> dict[str, str | int]:
+        owner, slash, _ = card.id.partition("/")
+        return {
+            "id": card.id,
+            "object": "model",
+            "created": self._created,
+            "owned_by": owner if slash else "fledge",
+        }

@@ -1,0 +1,146 @@
+"""The one way from a request to its answer, the same for every dialect: parse, serve, render.
+
+A dialect gives an `Operation`: how to parse a body into a `Plan`. The plan carries the service's
+request and how to render its answer. Time limits, clients that leave, fields that were ignored
+and the headers about them are handled here, once.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fledge.api.bodies import ClientLeft, parse_json, read_body
+from fledge.api.disconnect import DisconnectWatch
+from fledge.api.errors import Dialect
+from fledge.api.rendering import JsonResponse, header_names, header_value
+from fledge.api.routing import Endpoint, speaking
+from fledge.errors import DeadlineExceeded, UnknownField
+from fledge.service import Answer, CompareRequest, EmbedRequest, Service
+from fledge.settings import Settings
+from fledge.telemetry import Metrics
+
+# Given to the backend to report the deadline by itself before the request is torn down.
+_GRACE_S = 0.5
+# What others log for a client that left; it is never seen by anybody else.
+_CLIENT_LEFT_STATUS = 499
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request as a dialect sees it.
+
+    Attributes:
+        data: the JSON value of the body.
+        path: the parameters in the route's path.
+        settings: the settings in force.
+        deadline: `time.monotonic()` seconds after which nobody waits.
+    """
+
+    data: Any
+    path: Mapping[str, str]
+    settings: Settings
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a dialect made of a call.
+
+    Attributes:
+        request: what the service is asked.
+        render: the body of the answer.
+        headers: the dialect's own headers, from the answer and the seconds it took.
+        ignored: fields of the body that have no effect here.
+    """
+
+    request: EmbedRequest | CompareRequest
+    render: Callable[[Any], Awaitable[bytes]]
+    headers: Callable[[Answer, float], dict[str, str]]
+    ignored: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that a dialect can be asked."""
+
+    dialect: Dialect
+    parse: Callable[[Call], Plan]
+
+
+class Runner:
+    """Runs operations against a service."""
+
+    def __init__(self, service: Service, settings: Settings, metrics: Metrics) -> None:
+        self.service = service
+        self.settings = settings
+        self.metrics = metrics
+
+    def endpoint(self, operation: Operation) -> Endpoint:
+        """The function that a route calls."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await self._answer(operation, request)
+            except ClientLeft:
+                return Response(status_code=_CLIENT_LEFT_STATUS)
+
+        return speaking(operation.dialect, endpoint)
+
+    async def _answer(self, operation: Operation, request: Request) -> Response:
+        started = time.monotonic()
+        timeout_s = self.settings.request_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s + _GRACE_S):
+                body = await read_body(request.scope, request.receive, self.settings.max_body_bytes)
+                call = Call(
+                    data=parse_json(body),
+                    path=request.path_params,
+                    settings=self.settings,
+                    deadline=started + timeout_s,
+                )
+                plan = operation.parse(call)
+                self._refuse_if_strict(plan.ignored)
+                with DisconnectWatch(request.receive):
+                    answer = await self._serve(plan.request)
+                    content = await plan.render(answer)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no answer within {timeout_s:g} s, the time-out of this server"
+            ) from None
+        self.metrics.observe_answer(
+            answer.card.id, answer.token_counts, answer.truncated_count, answer.timings
+        )
+        headers = plan.headers(answer, time.monotonic() - started) | _notes(plan, answer)
+        return JsonResponse(content, headers=headers)
+
+    async def _serve(self, request: EmbedRequest | CompareRequest) -> Answer:
+        if isinstance(request, EmbedRequest):
+            return await self.service.embed(request)
+        return await self.service.compare(request)
+
+    def _refuse_if_strict(self, ignored: list[str]) -> None:
+        if ignored and self.settings.strict_fields:
+            raise UnknownField(
+                f"`{ignored[0]}` has no effect on this route, and the setting strict_fields "
+                "refuses such fields",
+                field=ignored[0],
+            )
+
+
+def _notes(plan: Plan, answer: Answer) -> dict[str, str]:
+    """The headers that say what was done to the request, each only if there is something to say."""
+    notes = {}
+    if answer.prompt_name is not None:
+        notes["x-fledge-prompt"] = header_names([answer.prompt_name])
+    if answer.truncated_count:
+        notes["x-fledge-truncated"] = str(answer.truncated_count)
+    if answer.warnings:
+        notes["x-fledge-warning"] = header_value("; ".join(answer.warnings))
+    if plan.ignored:
+        notes["x-fledge-ignored"] = header_names(plan.ignored)
+    return notes

@@ -1,0 +1,125 @@
+"""Routes about the server itself: `/health`, `/info`, `/metrics`, `/docs`, `/openapi.json`, `/`."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fledge.api.docs import POLICY, docs_page
+from fledge.api.rendering import JsonResponse, dump
+from fledge.service import Service
+from fledge.settings import Settings
+from fledge.telemetry import METRICS_CONTENT_TYPE, Metrics, fledge_version
+from fledge.types import ModelCard
+
+_READY_STATES = ("warm", "cold")
+
+
+class System:
+    """What the server tells of itself.
+
+    `openapi` makes the OpenAPI document: it is asked for late, once every route is there.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        metrics: Metrics,
+        openapi: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._metrics = metrics
+        self._openapi = openapi
+
+    async def root(self, _: Request) -> Response:
+        """What answers here, and where to read on."""
+        return JsonResponse(
+            dump(
+                {
+                    "name": "fledge",
+                    "version": fledge_version(),
+                    "models": [card.id for card in self._service.cards()],
+                    "docs": "/docs",
+                    "health": "/health",
+                }
+            )
+        )
+
+    async def health(self, _: Request) -> Response:
+        """200 when every model can take work, else 503 and why not."""
+        reasons = {
+            model: health.reason or health.state
+            for model, health in self._service.health()
+            if health.state not in _READY_STATES
+        }
+        if reasons:
+            body = {"status": "unavailable", "reasons": reasons}
+            return JsonResponse(dump(body), status_code=503)
+        return JsonResponse(dump({"status": "ok"}))
+
+    async def info(self, _: Request) -> Response:
+        """The server's version, its models and its limits."""
+        states = dict(self._service.health())
+        settings = self._settings
+        return JsonResponse(
+            dump(
+                {
+                    "name": "fledge",
+                    "version": fledge_version(),
+                    "models": [
+                        _facts(card) | {"state": states[card.id].state}
+                        for card in self._service.cards()
+                    ],
+                    "limits": {
+                        "max_inputs_per_request": settings.max_inputs_per_request,
+                        "max_tokens_per_request": settings.max_tokens_per_request,
+                        "max_body_bytes": settings.max_body_bytes,
+                        "max_queued_tokens": settings.max_queued_tokens,
+                        "request_timeout_s": settings.request_timeout_s,
+                    },
+                }
+            )
+        )
+
+    async def metrics(self, _: Request) -> Response:
+        """Counters and histograms, in the Prometheus text format."""
+        return Response(self._metrics.render(), headers={"content-type": METRICS_CONTENT_TYPE})
+
+    async def openapi(self, _: Request) -> Response:
+        """The OpenAPI document of this server."""
+        return JsonResponse(dump(self._openapi()))
+
+    async def docs(self, _: Request) -> Response:
+        """The same for people: one page that loads nothing else."""
+        return Response(
+            self._docs_page,
+            media_type="text/html",
+            headers={"content-security-policy": POLICY, "x-content-type-options": "nosniff"},
+        )
+
+    @cached_property
+    def _docs_page(self) -> str:
+        return docs_page(self._openapi())
+
+
+def _facts(card: ModelCard) -> dict[str, Any]:
+    """A card for the public. Where its files lie is for the log of the server alone."""
+    return {
+        "id": card.id,
+        "revision": card.revision,
+        "family": card.family,
+        "precision": card.precision,
+        "dimension": card.dimension,
+        "max_seq_length": card.max_seq_length,
+        "vocab_size": card.vocab_size,
+        "pooling": list(card.pooling),
+        "prompts": dict(card.prompts),
+        "default_prompt_name": card.default_prompt_name,
+        "similarity": card.similarity,
+        "normalizes": card.normalizes,
+        "matryoshka_dimensions": list(card.matryoshka_dimensions),
+    }

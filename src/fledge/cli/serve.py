@@ -1,0 +1,127 @@
+"""`fledge serve`: load, listen, answer until told to stop."""
+
+import ipaddress
+import json
+import shlex
+import socket
+import time
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
+
+from fledge.cli.options import PrecisionOption, setting
+from fledge.cli.tools import tools_of
+from fledge.errors import SettingsError
+from fledge.settings import Settings, load_settings
+from fledge.types import ModelCard
+
+
+def serve(  # noqa: PLR0913 - a parameter is a flag
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help=Settings.model_fields["models"].description,
+            show_default=str(Settings.model_fields["models"].default[0]),
+        ),
+    ] = None,
+    *,
+    host: Annotated[str | None, setting("host", "--host")] = None,
+    port: Annotated[int | None, setting("port", "--port")] = None,
+    precision: PrecisionOption = None,
+    threads: Annotated[int | None, setting("threads", "--threads")] = None,
+    no_auth: Annotated[bool | None, setting("no_auth", "--no-auth")] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None, setting("log_level", "--log-level")
+    ] = None,
+) -> None:
+    """Serve models over HTTP.
+
+    Speaks the OpenAI and Hugging Face APIs, and reranking. Ctrl-C lets requests end, then stops.
+    """
+    settings = load_settings(
+        models=tuple(models) if models else None,
+        host=host,
+        port=port,
+        precision=precision,
+        threads=threads,
+        no_auth=no_auth,
+        log_level=log_level,
+    )
+    check_exposure(settings)
+    with bind(settings) as listener:
+        tools = tools_of(context)
+        started = time.monotonic()
+        service = tools.build_service(settings)
+        load_s = time.monotonic() - started
+        url = url_of(listener)
+        tools.run_server(service, settings, listener, greeting(service.cards(), url, load_s))
+
+
+def greeting(cards: Sequence[ModelCard], url: str, load_s: float) -> str:
+    """What is served and where, and a command to try it with."""
+    served = ", ".join(f"{card.id} ({card.precision})" for card in cards)
+    body = json.dumps({"model": cards[0].id, "input": "Hello, world"})
+    return (
+        f"Fledge serves {served} on {url}, loaded in {load_s:.1f} s. Try it:\n"
+        f"curl {url}/v1/embeddings -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    )
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Take the port, before the time is spent to load a model. It does not listen yet.
+
+    Raises:
+        SettingsError: the address is not of this machine, or the port is taken.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind)
+        try:
+            # Without it, a restart would wait a minute for the last connections to be forgotten.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
+            "choose another with --host or --port (--port 0 takes a free one)"
+        ) from None
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a bound socket will be reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse to listen where strangers can reach a server that asks nobody for a key.
+
+    Raises:
+        SettingsError: the address is not loopback, and `no_auth` is not set.
+    """
+    if settings.no_auth or is_loopback(settings.host):
+        return
+    raise SettingsError(
+        f"listening on {settings.host} would let anybody who reaches it use this server, which "
+        "asks for no key; keep to 127.0.0.1, or pass --no-auth if something in front of it checks "
+        "callers"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

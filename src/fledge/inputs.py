@@ -1,0 +1,155 @@
+"""What is settled about the inputs of a request before anything is computed.
+
+Pure functions of a request's values and the model's card: names, prompts, ranges, ids, duplicates,
+and how an error about the job's `items[3]` is told about the field that the caller wrote.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from fledge.errors import (
+    EmptyInput,
+    InvalidRequest,
+    TooManyInputs,
+    UnknownPrompt,
+)
+from fledge.types import Item, ModelCard
+
+Path: TypeAlias = Callable[[int], str]
+"""How the caller spells the input of an index, for error messages."""
+
+
+def item_path(field_name: str, *, is_single: bool = False) -> Path:
+    """`input[3]` for a list, `input` for one bare input."""
+    return (lambda _: field_name) if is_single else (lambda index: f"{field_name}[{index}]")
+
+
+def quoted(name: str) -> str:
+    """A name from outside, in quotes and of a bounded length."""
+    return f"{name[:200]!r}" if len(name) <= 200 else f"{name[:200]!r}..."
+
+
+def model_names(cards: Sequence[ModelCard]) -> dict[str, int]:
+    """Every name a model answers to, and which of the cards it is.
+
+    Full ids win over bare names, and earlier models over later ones.
+    """
+    ids = [card.id for card in cards]
+    names: dict[str, int] = {}
+    for spellings in (
+        ids,
+        [name.lower() for name in ids],
+        [name.rpartition("/")[2].lower() for name in ids],
+    ):
+        for index, name in enumerate(spellings):
+            names.setdefault(name, index)
+    return names
+
+
+def find_prompt(
+    card: ModelCard, name: str | None, field_name: str
+) -> tuple[str | None, str | None]:
+    """The name and the text of the prompt to apply, both None for none.
+
+    Raises:
+        UnknownPrompt: the card lists no prompt of that name.
+    """
+    name = card.default_prompt_name if name is None else name
+    if not name:
+        return None, None
+    if name not in card.prompts:
+        known = ", ".join(card.prompts) or "none"
+        raise UnknownPrompt(
+            f"`{field_name}`: {card.id} has no prompt {quoted(name)}; its prompts: {known}",
+            field=field_name,
+        )
+    return name, card.prompts[name] or None
+
+
+def check_inputs(
+    inputs: Sequence[Item], path: Path, field_name: str, card: ModelCard, max_inputs: int
+) -> None:
+    """Refuse what no backend needs to see.
+
+    Raises:
+        EmptyInput: there is no input, or one of them is empty.
+        TooManyInputs: there are more than one request may carry.
+        InvalidRequest: a token id is outside the vocabulary.
+    """
+    if not inputs:
+        raise EmptyInput(f"`{field_name}` is an empty list: give at least one", field=field_name)
+    if len(inputs) > max_inputs:
+        raise TooManyInputs(
+            f"`{field_name}` has {len(inputs)} entries; one request takes at most {max_inputs}",
+            field=field_name,
+        )
+    for index, item in enumerate(inputs):
+        if not item:
+            kind = "text" if isinstance(item, str) else "list of token ids"
+            raise EmptyInput(f"`{path(index)}` is an empty {kind}", field=path(index))
+        if not isinstance(item, str):
+            _check_ids(item, path(index), card)
+
+
+def check_dimensions(card: ModelCard, dimensions: int | None) -> tuple[str, ...]:
+    """The warnings that a shorter vector deserves.
+
+    Raises:
+        InvalidRequest: not between 1 and the model's own dimension.
+    """
+    if dimensions is None:
+        return ()
+    if not 1 <= dimensions <= card.dimension:
+        raise InvalidRequest(
+            f"`dimensions` is {dimensions}; {card.id} takes 1 to {card.dimension}",
+            field="dimensions",
+        )
+    if dimensions == card.dimension or card.matryoshka_dimensions:
+        return ()
+    warning = (
+        f"{card.id} declares no shorter dimensions: the first {dimensions} of {card.dimension} "
+        "may compare worse than the whole vector"
+    )
+    return (warning,)
+
+
+def distinct(items: Sequence[Item]) -> tuple[Sequence[Item], list[int] | None]:
+    """The different items, and for each item the place of its equal; None when all differ."""
+    if len(items) == 1:
+        return items, None
+    first: dict[str | tuple[int, ...], int] = {}
+    places = [
+        first.setdefault(item if isinstance(item, str) else tuple(item), len(first))
+        for item in items
+    ]
+    return (items, None) if len(first) == len(items) else (list(first), places)
+
+
+def respelled(
+    error: InvalidRequest, places: list[int] | None, path: Path, field_name: str
+) -> InvalidRequest:
+    """The same error, about the caller's field in place of the job's `items[INDEX]`."""
+    message = str(error)
+    job_field = error.field or ""
+    number, _, rest = job_field.removeprefix("items[").partition("]")
+    if not (job_field.startswith("items[") and number.isdecimal()):
+        return type(error)(f"`{field_name}`: {message}", field=field_name)
+    index = int(number) if places is None else places.index(int(number))
+    spelled = path(index) + rest
+    if job_field in message:
+        message = message.replace(job_field, spelled)
+    else:
+        message = f"`{spelled}`: {message}"
+    return type(error)(message, field=spelled)
+
+
+def _check_ids(ids: Sequence[int], path: str, card: ModelCard) -> None:
+    if min(ids) >= 0 and max(ids) < card.vocab_size:
+        return
+    index, token = next(
+        (index, token) for index, token in enumerate(ids) if not 0 <= token < card.vocab_size
+    )
+    raise InvalidRequest(
+        f"`{path}[{index}]` is {token}; the token ids of {card.id} are 0 to {card.vocab_size - 1}",
+        field=f"{path}[{index}]",
+    )

@@ -1,0 +1,147 @@
+"""What an operator sees: metrics, request ids, logs. Nothing of it leaves this machine by itself.
+
+Neither texts nor keys reach a log or a label: what is counted is how many, how long and which of
+a bounded set of names. Each application has a registry of its own, so that two in one process (as
+in tests) do not add up.
+"""
+
+import logging
+import re
+import secrets
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from fledge.types import Timings
+
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# From a cached short query to a bulk request at the default time-out, about x 2.5 a step.
+_DURATION_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 120)
+_SANE_ID = re.compile(r"[A-Za-z0-9._:;=/+@-]{1,128}")
+
+
+def fledge_version() -> str:
+    """The installed version; `0+unknown` when run from a source tree that is not installed."""
+    try:
+        return version("fledge")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def request_id(*candidates: bytes | None) -> str:
+    """The first id that a client sent and that is safe to repeat, else a new one."""
+    for candidate in candidates:
+        if candidate is not None:
+            text = candidate.decode("latin-1")
+            if _SANE_ID.fullmatch(text):
+                return text
+    return secrets.token_hex(16)
+
+
+def configure_logging(level: str) -> None:
+    """Log to stderr from `level` on. Called once, by the program, never by the library."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Its own line per request would repeat ours, with the query string in it.
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+class Metrics:
+    """The numbers behind `GET /metrics`.
+
+    Attributes:
+        in_flight: requests being answered now.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "fledge_requests_total",
+            "Requests answered; 499: the client left before its answer.",
+            ["route", "method", "status"],
+            registry=self._registry,
+        )
+        self._request_duration = Histogram(
+            "fledge_request_duration_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ["route"],
+            buckets=_DURATION_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._errors = Counter(
+            "fledge_errors_total",
+            "Requests that failed, by the error's code.",
+            ["code"],
+            registry=self._registry,
+        )
+        self._inputs = Counter(
+            "fledge_inputs_total", "Inputs embedded.", ["model"], registry=self._registry
+        )
+        self._tokens = Counter(
+            "fledge_tokens_total",
+            "Tokens of the inputs, special tokens and prompt included.",
+            ["model"],
+            registry=self._registry,
+        )
+        self._truncated = Counter(
+            "fledge_truncated_inputs_total",
+            "Inputs that were cut to fit the model.",
+            ["model"],
+            registry=self._registry,
+        )
+        self._stage_duration = Histogram(
+            "fledge_stage_duration_seconds",
+            "Time of one request in a stage of the engine: tokenize, queue, compute.",
+            ["model", "stage"],
+            buckets=_DURATION_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._of_model = cache(self._find_of_model)
+        self.in_flight = Gauge(
+            "fledge_requests_in_flight", "Requests being answered now.", registry=self._registry
+        )
+
+    def observe_request(self, route: str, method: str, status: int, duration_s: float) -> None:
+        """Count one answered request. `route` is a template, never a path that a client chose."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._request_duration.labels(route).observe(duration_s)
+
+    def observe_error(self, code: str) -> None:
+        """Count one error by its code."""
+        self._errors.labels(code).inc()
+
+    def observe_answer(
+        self, model: str, token_counts: Sequence[int], truncated_count: int, timings: Timings
+    ) -> None:
+        """Count what one request embedded. `model` is the id of a card."""
+        inputs, tokens, truncated, tokenize, queue, compute = self._of_model(model)
+        inputs.inc(len(token_counts))
+        tokens.inc(sum(token_counts))
+        truncated.inc(truncated_count)
+        tokenize.observe(timings.tokenize_ms / 1000)
+        queue.observe(timings.queue_ms / 1000)
+        compute.observe(timings.compute_ms / 1000)
+
+    def render(self) -> bytes:
+        """Everything, in the Prometheus text format."""
+        return generate_latest(self._registry)
+
+    def _find_of_model(
+        self, model: str
+    ) -> tuple[Counter, Counter, Counter, Histogram, Histogram, Histogram]:
+        """The numbers of one model, which are looked up once: labels cost more than counting."""
+        return (
+            self._inputs.labels(model),
+            self._tokens.labels(model),
+            self._truncated.labels(model),
+            self._stage_duration.labels(model, "tokenize"),
+            self._stage_duration.labels(model, "queue"),
+            self._stage_duration.labels(model, "compute"),
+        )

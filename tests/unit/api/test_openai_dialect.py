@@ -1,0 +1,212 @@
+"""The OpenAI dialect: every form of a request, and the exact bodies of its answers."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fledge.testing import FakeBackend, fake_card
+from fledge.types import Truncation
+from tests.unit.api.conftest import Serve
+
+LONG = "word " * 30
+
+
+def embedding(response: Any, index: int = 0) -> list[float]:
+    data: list[dict[str, Any]] = response.json()["data"]
+    return data[index]["embedding"]  # type: ignore[no-any-return] # JSON
+
+
+def test_the_body_of_an_answer(serve: Serve) -> None:
+    backend = FakeBackend(fake_card(dimension=2, normalizes=False, similarity="dot"))
+    response = serve(backend).post("/v1/embeddings", json={"input": ["a", "b c"], "model": "fake"})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    a, b = (backend.vector(backend._tokens(text, None).ids) for text in ("a", "b c"))
+    assert response.json() == {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": 0, "embedding": [pytest.approx(x) for x in a]},
+            {"object": "embedding", "index": 1, "embedding": [pytest.approx(x) for x in b]},
+        ],
+        "model": "fake",
+        "usage": {"prompt_tokens": 7, "total_tokens": 7},
+    }
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
+@pytest.mark.parametrize(
+    ("given", "items"),
+    [
+        ("text", ["text"]),
+        (["text"], ["text"]),
+        (["text", "more"], ["text", "more"]),
+        ([5, 6], [[5, 6]]),
+        ([[5, 6], [7]], [[5, 6], [7]]),
+        (["text", [5, 6]], ["text", [5, 6]]),
+    ],
+)
+def test_every_form_of_input_is_taken(serve: Serve, path: str, given: Any, items: Any) -> None:
+    backend = FakeBackend()
+    response = serve(backend).post(path, json={"input": given})
+    assert len(response.json()["data"]) == len(items)
+    assert list(backend.jobs[0].items) == items
+
+
+def test_without_a_model_the_answer_names_the_first_one(serve: Serve) -> None:
+    response = serve().post("/v1/embeddings", json={"input": "a"})
+    assert response.json()["model"] == "fledge/fake"
+
+
+def test_base64_is_the_little_endian_bytes_of_the_same_floats(serve: Serve) -> None:
+    """A client that asked for base64 decodes whatever comes as base64."""
+    client = serve()
+    request = {"input": "a", "encoding_format": "base64"}
+    encoded = embedding(client.post("/v1/embeddings", json=request))
+    assert isinstance(encoded, str)
+    floats = embedding(client.post("/v1/embeddings", json={"input": "a"}))
+    assert np.array_equal(np.frombuffer(base64.b64decode(encoded), "<f4"), np.float32(floats))
+
+
+@pytest.mark.parametrize("encoding_format", ["float", None])
+def test_floats_are_the_answer_to_float_and_null(serve: Serve, encoding_format: Any) -> None:
+    request = {"input": "a", "encoding_format": encoding_format}
+    assert isinstance(embedding(serve().post("/v1/embeddings", json=request)), list)
+
+
+def test_fields_that_are_null_are_as_good_as_absent(serve: Serve) -> None:
+    request = {"input": "a", "model": None, "dimensions": None, "user": None, "truncate": None}
+    response = serve().post("/v1/embeddings", json=request)
+    assert response.status_code == 200
+    assert "x-fledge-ignored" not in response.headers
+
+
+def test_inputs_is_another_name_for_input(serve: Serve) -> None:
+    """The hub's own snippets for other providers' routes send it."""
+    response = serve().post("/v1/embeddings", json={"inputs": ["a", ""]})
+    assert response.json()["error"]["param"] == "inputs[1]"
+    assert serve().post("/v1/embeddings", json={"inputs": "a"}).status_code == 200
+
+
+def test_stray_inputs_beside_input_are_ignored_and_named(serve: Serve) -> None:
+    """Old clients of one provider send both."""
+    backend = FakeBackend()
+    response = serve(backend).post("/v1/embeddings", json={"input": "a", "inputs": "b"})
+    assert response.headers["x-fledge-ignored"] == "inputs"
+    assert list(backend.jobs[0].items) == ["a"]
+
+
+def test_unknown_fields_are_ignored_and_named(serve: Serve) -> None:
+    request = {"input": "a", "q": 1, "parameters": {"z": 1}, "options": None}
+    response = serve().post("/v1/embeddings", json=request)
+    assert response.status_code == 200
+    assert response.headers["x-fledge-ignored"] == "q,parameters,options"
+
+
+def test_strict_fields_refuses_unknown_ones(serve: Serve) -> None:
+    response = serve(strict_fields=True).post("/v1/embeddings", json={"input": "a", "dimension": 3})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "dimension"
+    assert response.json()["error"]["code"] == "unknown_field"
+
+
+def test_vectors_are_normalized_unless_the_model_compares_by_the_dot_product(
+    serve: Serve,
+) -> None:
+    cosine = serve(FakeBackend(fake_card(normalizes=False)))
+    dot = serve(FakeBackend(fake_card(normalizes=False, similarity="dot")))
+    vectors = [embedding(c.post("/v1/embeddings", json={"input": "a"})) for c in (cosine, dot)]
+    assert np.linalg.norm(vectors[0]) == pytest.approx(1, abs=1e-6)
+    assert np.linalg.norm(vectors[1]) != pytest.approx(1, abs=1e-3)
+
+
+def test_normalize_false_gives_the_raw_vector(serve: Serve) -> None:
+    vector = embedding(serve().post("/v1/embeddings", json={"input": "a", "normalize": False}))
+    assert np.linalg.norm(vector) != pytest.approx(1, abs=1e-3)
+
+
+def test_dimensions_cut_and_warn(serve: Serve) -> None:
+    response = serve().post("/v1/embeddings", json={"input": "a", "dimensions": 3})
+    assert len(embedding(response)) == 3
+    assert np.linalg.norm(embedding(response)) == pytest.approx(1, abs=1e-6)
+    assert "declares no shorter dimensions" in response.headers["x-fledge-warning"]
+
+
+def test_text_that_is_too_long_is_refused(serve: Serve) -> None:
+    response = serve().post("/v1/embeddings", json={"input": ["a", LONG]})
+    assert response.status_code == 400
+    assert response.json() == {
+        "error": {
+            "message": "`input[1]` has 32 tokens; fledge/fake takes at most 16",
+            "type": "invalid_request_error",
+            "param": "input[1]",
+            "code": "input_too_long",
+        }
+    }
+
+
+def test_text_that_is_too_long_is_cut_on_demand_and_told(serve: Serve) -> None:
+    backend = FakeBackend()
+    request = {"input": [LONG, "a"], "truncate": True, "truncation_direction": "left"}
+    response = serve(backend).post("/v1/embeddings", json=request)
+    assert response.headers["x-fledge-truncated"] == "1"
+    assert response.json()["usage"]["total_tokens"] == 16 + 3
+    assert backend.jobs[0].truncation == Truncation(side="left")
+
+
+def test_an_answer_that_cut_nothing_says_nothing_of_it(serve: Serve) -> None:
+    response = serve().post("/v1/embeddings", json={"input": "a", "truncate": True})
+    assert "x-fledge-truncated" not in response.headers
+
+
+def test_a_prompt_is_applied_counted_and_told(serve: Serve) -> None:
+    response = serve().post("/v1/embeddings", json={"input": "a", "prompt_name": "query"})
+    assert response.headers["x-fledge-prompt"] == "query"
+    assert response.json()["usage"]["prompt_tokens"] == 4
+
+
+def test_headers_tell_of_the_work(serve: Serve) -> None:
+    headers = serve().post("/v1/embeddings", json={"input": ["añb", [5, 6]]}).headers
+    assert headers["x-compute-characters"] == "3"
+    assert headers["x-compute-tokens"] == "5"
+    assert headers["openai-processing-ms"].isdecimal()
+
+
+def test_more_rows_than_one_slice_of_rendering_come_in_order(serve: Serve) -> None:
+    backend = FakeBackend(fake_card(dimension=1024, normalizes=False, similarity="dot"))
+    texts = [f"text {n}" for n in range(200)]
+    data = serve(backend).post("/v1/embeddings", json={"input": texts}).json()["data"]
+    assert [row["index"] for row in data] == list(range(200))
+    last = backend.vector(backend._tokens(texts[-1], None).ids)
+    assert np.array_equal(np.float32(data[-1]["embedding"]), last)
+
+
+def test_models_are_listed_with_and_without_the_prefix(serve: Serve) -> None:
+    client = serve(FakeBackend(fake_card(id="org/name")))
+    listed = client.get("/v1/models").json()
+    created = listed["data"][0].pop("created")
+    assert isinstance(created, int)
+    assert listed == {
+        "object": "list",
+        "data": [{"id": "org/name", "object": "model", "owned_by": "org"}],
+    }
+    assert client.get("/models").json()["data"][0]["id"] == "org/name"
+
+
+@pytest.mark.parametrize("path", ["/v1/models/org/name", "/models/org%2Fname", "/v1/models/NAME"])
+def test_one_model_is_found_by_any_of_its_names(serve: Serve, path: str) -> None:
+    client = serve(FakeBackend(fake_card(id="org/name")))
+    assert client.get(path).json()["id"] == "org/name"
+
+
+@pytest.mark.parametrize("path", ["/v1/models/other", "/models/other"])
+def test_an_unknown_model_is_not_found(serve: Serve, path: str) -> None:
+    response = serve().get(path)
+    assert response.status_code == 404
+    assert response.json()["error"] == {
+        "message": "the model 'other' is not served here; served: fledge/fake",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }

@@ -1,0 +1,119 @@
+"""`fledge serve`, up to the server itself in a process of its own."""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.fakes import FakeTools, run
+
+
+def test_serving_is_announced_with_a_command_to_paste() -> None:
+    tools = FakeTools()
+    result = run("serve", "--port", "0", tools=tools)
+
+    assert result.exit_code == 0
+    assert tools.served is not None
+    host, port, greeting = tools.served
+    first, second = greeting.splitlines()
+    assert host == "127.0.0.1"
+    assert first.startswith(f"Fledge serves fledge/fake (fp32) on http://127.0.0.1:{port}, loaded")
+    assert second.startswith(f"curl http://127.0.0.1:{port}/v1/embeddings ")
+
+
+def test_flags_are_settings() -> None:
+    tools = FakeTools()
+    run(
+        "serve",
+        "a/b",
+        "c/d",
+        *("--port", "0", "--precision", "int8", "--threads", "2", "--log-level", "error"),
+        tools=tools,
+    )
+
+    (settings,) = tools.loaded
+    assert settings.models == ("a/b", "c/d")
+    assert (settings.precision, settings.threads, settings.log_level) == ("int8", 2, "error")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104
+def test_an_address_that_others_reach_needs_no_auth(host: str) -> None:
+    tools = FakeTools()
+    result = run("serve", "--host", host, tools=tools)
+
+    assert result.exit_code == 2
+    assert "--no-auth" in result.stderr
+    assert tools.loaded == []
+
+
+def test_no_auth_allows_any_address() -> None:
+    tools = FakeTools()
+    result = run("serve", "--host", "0.0.0.0", "--port", "0", "--no-auth", tools=tools)  # noqa: S104
+
+    assert result.exit_code == 0
+    assert tools.served is not None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "localhost"])
+def test_loopback_has_several_names(host: str) -> None:
+    assert run("serve", "--host", host, "--port", "0").exit_code == 0
+
+
+def test_a_port_that_is_taken_is_found_before_a_model_is_loaded() -> None:
+    tools = FakeTools()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        result = run("serve", "--port", str(other.getsockname()[1]), tools=tools)
+
+    assert result.exit_code == 2
+    assert "Address already in use; choose another" in result.stderr
+    assert tools.loaded == []
+
+
+ROOT = Path(__file__).parents[3]
+SERVE = """
+import sys
+from fledge.cli.main import app
+from fledge.cli.tools import Tools
+from tests.unit.cli.fakes import FakeTools
+
+class Served(FakeTools):
+    run_server = Tools.run_server
+
+tools = Served()
+tools.backend.delay_s = 0.5
+try:
+    app(["serve", "--port", "0", "--log-level", "error"], obj=tools)
+finally:
+    print("closed" if tools.backend.is_closed else "not closed")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_request_end_then_closes_the_model(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", SERVE], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout as stdout:
+        url = stdout.readline().split(" on ")[1].split(",")[0]
+        connection = http.client.HTTPConnection(url.removeprefix("http://"))
+        body = json.dumps({"model": "fledge/fake", "input": "a"})
+        connection.request("POST", "/v1/embeddings", body, {"Content-Type": "application/json"})
+        time.sleep(0.1)
+        process.send_signal(number)
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        rest = stdout.read()
+
+    assert len(answer["data"][0]["embedding"]) == 4
+    assert process.wait() == 0
+    assert rest.endswith("closed\n")
+    assert "not closed" not in rest
