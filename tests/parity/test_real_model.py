@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from fledge.types import Precision, Vectors
 from tests.parity.agreement import ALONE_TOLERANCE, BF16_ALLOWANCE, assert_vectors_agree
 from tests.parity.engine import PRECISIONS, Engine, needs_bf16
 from tests.parity.reference import Reference, cosines, relative_error, unit
+
+stats = pytest.importorskip("scipy.stats", reason="Spearman's correlation is scipy's")
 
 SENTENCES = (
     "The weather is lovely today.",
@@ -33,9 +34,9 @@ def stsb(data: Path) -> tuple[NDArray[np.float64], list[str], list[str]]:
 
 @cache
 def passages(data: Path) -> list[str]:
-    """English paragraphs of Wikipedia, many of them longer than the model takes."""
+    """Every fourth English paragraph of Wikipedia, some of them longer than the model takes."""
     texts: list[str] = json.loads((data / "xquad" / "en.json").read_text("utf-8"))["paragraphs"]
-    return texts
+    return texts[::4]
 
 
 @cache
@@ -45,8 +46,8 @@ def all_texts(data: Path) -> list[str]:
 
 
 @cache
-def reference_vectors(folder: Path, data: Path, dtype: str = "float32") -> Vectors:
-    return Reference(folder, dtype).embed(all_texts(data))
+def reference_vectors(folder: Path, data: Path) -> Vectors:
+    return Reference(folder).embed(all_texts(data))
 
 
 def test_the_three_sentences_have_the_published_similarities(
@@ -67,7 +68,7 @@ def test_the_sts_benchmark_has_the_published_score(
         engine.embed(minilm_folder, first, precision),
         engine.embed(minilm_folder, second, precision),
     )
-    score = 100 * spearmanr(gold, found).statistic
+    score = 100 * stats.spearmanr(gold, found).statistic
     if precision == "int8":
         assert score >= 81.7
     else:
@@ -86,10 +87,11 @@ def test_every_text_agrees_with_sentence_transformers(
 def test_bf16_is_as_close_to_fp32_as_torchs_own_bf16(
     engine: Engine, minilm_folder: Path, shared_data: Path
 ) -> None:
-    exact = reference_vectors(minilm_folder, shared_data)
-    of_torch = relative_error(reference_vectors(minilm_folder, shared_data, "bfloat16"), exact)
-    got = engine.embed(minilm_folder, all_texts(shared_data), "bf16")
-    assert relative_error(got, exact) <= BF16_ALLOWANCE * of_torch
+    texts = all_texts(shared_data)[::5]
+    exact = reference_vectors(minilm_folder, shared_data)[::5]
+    of_torch = relative_error(Reference(minilm_folder, "bfloat16").embed(texts), exact)
+    of_fledge = relative_error(engine.embed(minilm_folder, texts, "bf16"), exact)
+    assert of_fledge <= BF16_ALLOWANCE * of_torch
 
 
 @needs_bf16
@@ -98,8 +100,9 @@ def test_int8_keeps_the_direction_of_every_text(
 ) -> None:
     got = engine.embed(minilm_folder, all_texts(shared_data), "int8")
     kept = cosines(got, reference_vectors(minilm_folder, shared_data))
-    assert kept.min() >= 0.99
+    worst = all_texts(shared_data)[int(kept.argmin())]
     assert kept.mean() >= 0.995
+    assert kept.min() >= 0.99, f"{(kept < 0.99).sum()} of {len(kept)} texts; worst: {worst!r}"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

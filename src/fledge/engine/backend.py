@@ -17,7 +17,7 @@ from fledge.engine.pipeline import Compilation, Pipeline, load_pipeline
 from fledge.engine.recipe import Recipe, read_recipe
 from fledge.engine.sources import ModelFolder
 from fledge.engine.tokenizer import Encoded
-from fledge.errors import ModelLoadError, TooManyInputs
+from fledge.errors import BackendUnavailable, ModelLoadError, TooManyInputs
 from fledge.types import EmbedJob, EmbedResult, Health, ModelCard, Precision, Timings, Tokens
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class LocalBackend:
 
     async def embed(self, job: EmbedJob) -> EmbedResult:
         """Tokenize, wait for the lane, answer. See `Backend.embed` for what is raised."""
+        self._check_open()
         start = time.perf_counter()
         encoded = await self._encode(job)
         _check_total(encoded, job.max_total_tokens)
@@ -80,8 +81,13 @@ class LocalBackend:
 
     async def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:
         """The tokens that `embed` would compute, before any truncation."""
+        self._check_open()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._tokenizing, self._pipeline.tokenize, texts, prompt)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendUnavailable("the model has been unloaded")
 
     def health(self) -> Health:
         """Warm as long as the lane lives."""

@@ -7,8 +7,9 @@ The rules, each with its reason:
 - Like goes with like: attention pads to the longest row of a batch, so a batch takes rows of one
   band of lengths only.
 - The request with the least left to do goes first, so that a query never waits for more than the
-  batch that is running. A request that was passed over `PATIENCE` times goes first once, so that
-  bulk work moves on under any number of queries.
+  batch that is running and one of bulk work. The request that was passed over most often, if
+  `PATIENCE` times or more, goes first in every other batch, so that bulk work moves on under any
+  number of queries, and many bulk requests move on together.
 """
 
 from bisect import bisect_left
@@ -44,7 +45,7 @@ class Cost:
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One caller's rows, as far as the batcher is concerned.
+    """One caller's rows, at least one, as far as the batcher is concerned.
 
     Attributes:
         priority: smaller goes first, before anything else is considered.
@@ -60,6 +61,8 @@ class Request:
     passed_over: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
+        if not self.lengths:
+            raise ValueError("a request has at least one row")
         self.tokens_left = sum(self.lengths)
         # sorted, so that neighbours in a band are alike as well; the longest are taken first
         for row in sorted(range(len(self.lengths)), key=self.lengths.__getitem__):
@@ -123,8 +126,9 @@ class Batcher:
     def _queue(self) -> list[Request]:
         """The requests, the one to be served first at the front."""
         queue = sorted(self._requests, key=lambda request: (request.priority, request.tokens_left))
-        late = next((one for one in self._requests if one.passed_over >= PATIENCE), None)
-        self._late_turn = late is not None and not self._late_turn
+        late = max(queue, key=lambda request: request.passed_over, default=None)
+        is_late = late is not None and late.passed_over >= PATIENCE
+        self._late_turn = is_late and not self._late_turn
         if late is not None and self._late_turn:
             queue.remove(late)
             queue.insert(0, late)

@@ -54,6 +54,8 @@ class Work:
     """A request on its way: what the batcher sees of it, and what the lane keeps for it.
 
     Attributes:
+        entered: `time.perf_counter()` seconds, as all times that are only subtracted: the clock
+            of deadlines is too coarse for a batch on some systems.
         future: the caller's; cancelling it takes the work out of the queue.
         vectors: filled batch by batch, by the lane's thread alone.
     """
@@ -99,7 +101,10 @@ class Channel:
 
 
 class Lane:
-    """Owns the thread. Make one per process for all models; it ends with the last of them."""
+    """Owns the thread. Make one per process for all models.
+
+    The thread begins with the first of them and ends with the last.
+    """
 
     def __init__(self, *, batch_target_ms: float, max_queued_tokens: int) -> None:
         self._target_s = batch_target_ms / 1000
@@ -109,12 +114,13 @@ class Lane:
         self._channels: list[Channel] = []
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="fledge-lane", daemon=True)
-        self._thread.start()
 
     def attach(self, channel: Channel) -> None:
         """Let a model's work be computed."""
         with self._wake:
             self._channels.append(channel)
+            if self._thread.ident is None:
+                self._thread.start()
 
     def detach(self, channel: Channel) -> None:
         """Wait until a model's work is done, then forget it; the last one ends the thread."""
@@ -143,7 +149,7 @@ class Lane:
             Overloaded: more tokens are waiting than may wait.
         """
         request = Request([len(row.ids) for row in rows], priority)
-        work = Work(rows, request, deadline, time.monotonic(), rows_left=len(rows))
+        work = Work(rows, request, deadline, time.perf_counter(), rows_left=len(rows))
         with self._wake:
             if self._closing or not channel.is_open:
                 raise BackendUnavailable("the model is being unloaded")
@@ -216,7 +222,7 @@ class Lane:
                 if work.deadline is not None and work.deadline < now
             ]
         for work in late:
-            waited = now - work.entered
+            waited = time.perf_counter() - work.entered
             _fail(work, DeadlineExceeded(f"gave up after {waited:.1f} s in the queue"))
 
     def _compute(self, channel: Channel, batch: Sequence[Picked], budget: float) -> None:
@@ -230,7 +236,7 @@ class Lane:
         if not picked:
             return
         rows = [work.rows[number] for work, number in picked]
-        start = time.monotonic()
+        start = time.perf_counter()
         try:
             vectors = channel.compute(rows)
         except Exception as error:
@@ -238,7 +244,7 @@ class Lane:
             for work in {id(work): work for work, _ in picked}.values():
                 _fail(work, ComputeError(f"the computation failed: {type(error).__name__}"))
             return
-        seconds = time.monotonic() - start
+        seconds = time.perf_counter() - start
         lengths = [len(row.ids) for row in rows]
         cost = channel.cost.of(sum(lengths), len(rows), max(lengths))
         channel.learn(cost, seconds, budget)

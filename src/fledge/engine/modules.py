@@ -178,6 +178,8 @@ def _read_pooling(folder: Path, _name: str) -> Pooling:
         # no flag set means mean, as sentence-transformers reads it
         modes = [mode for flag, mode in OLD_POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    if not modes:
+        raise CorruptModel(f"{folder}: pooling_mode is empty")
     unknown = [mode for mode in modes if mode not in POOLING_MODES]
     if unknown:
         raise UnsupportedModel(

@@ -90,7 +90,7 @@ class Pipeline:
         """Run the first inferences, which pack the weights; returns the speed seen, cost/s.
 
         Raises:
-            CorruptModel: the model computes no number at all.
+            CorruptModel: the model computes no number at all, or more or fewer than it promises.
         """
         rate = 1.0
         for length in (WARM_UP_LENGTHS[0], *WARM_UP_LENGTHS):
@@ -100,6 +100,11 @@ class Pipeline:
             rate = self.cost.of(count, 1, count) / (time.perf_counter() - start)
             if not np.isfinite(vectors).all():
                 raise CorruptModel("the model's warm-up gave values that are not finite")
+            if vectors.shape[1] != self.recipe.dimension:
+                raise CorruptModel(
+                    f"the model's vectors have {vectors.shape[1]} numbers, "
+                    f"but its configs speak of {self.recipe.dimension}"
+                )
         return rate
 
     def close(self) -> None:
@@ -111,6 +116,22 @@ def _quantization_group(weights: Mapping[str, Array], compilation: Compilation) 
     if compilation.precision != "int8":
         return None
     return WHOLE_ROW if compilation.whole_row_groups else quantization_group(weights)
+
+
+def _check_tables(recipe: Recipe, weights: Mapping[str, Array]) -> None:
+    """The runtime looks up whatever it is asked for, also beyond the end of a table."""
+    shape = recipe.shape
+    rows = {
+        "word.weight": shape.vocab_size,
+        "position.weight": shape.positions.offset + shape.max_length,
+        "relative.weight": shape.relative.num_buckets if shape.relative else 0,
+    }
+    for name, promised in rows.items():
+        if name in weights and len(weights[name]) < promised:
+            raise CorruptModel(
+                f"{recipe.folder}: the config speaks of {promised} rows of {name}, "
+                f"but the checkpoint has {len(weights[name])}"
+            )
 
 
 def load_pipeline(recipe: Recipe, compilation: Compilation) -> Pipeline:
@@ -138,6 +159,7 @@ def load_pipeline(recipe: Recipe, compilation: Compilation) -> Pipeline:
         precision=compilation.precision,
         cache_dir=compilation.cache_dir,
     )
+    _check_tables(recipe, weights)
     ops = OpenVinoOps(weights)
     try:
         output = recipe.family.forward(ops, recipe.shape)

@@ -6,7 +6,7 @@ alone), which means mean pooling. Nothing here opens weights or computes.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -85,10 +85,11 @@ def read_recipe(root: Path) -> Recipe:
         shape = family.read_config(config)
     except (KeyError, TypeError) as error:
         raise CorruptModel(f"{folder}/config.json lacks or garbles a field: {error!r}") from error
+    _check_shape(folder, shape)
     modules = [(module, path) for module, path in steps if module is not None]
     normalizes = bool(modules) and isinstance(modules[-1][0], Normalize)
     saved = _transformer_config(folder)
-    speech = read_json(root / "config_sentence_transformers.json")
+    speech = _read_speech(root)
     return Recipe(
         folder=folder,
         model_type=model_type,
@@ -100,7 +101,7 @@ def read_recipe(root: Path) -> Recipe:
         do_lower_case=bool(saved.get("do_lower_case", False)),
         prompts=_prompts(root, speech),
         default_prompt_name=_default_prompt_name(root, speech),
-        similarity=SIMILARITIES.get(str(speech.get("similarity_fn_name")), "cosine"),
+        similarity=_similarity(root, speech),
     )
 
 
@@ -112,7 +113,7 @@ def _read_modules(root: Path) -> tuple[Path, list[tuple[Module | None, Path]]]:
     try:
         entries = sorted(json.loads(path.read_bytes()), key=lambda entry: entry["idx"])
         kinds = [(_kind(entry["type"]), root / entry["path"]) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptModel(f"{path}: malformed: {error!r}") from error
     if not kinds or kinds[0][0] != "Transformer":
         raise UnsupportedModel(
@@ -159,7 +160,47 @@ def _max_seq_length(folder: Path, saved: Mapping[str, Any], shape: EncoderShape)
     limit = saved.get("max_seq_length")
     if limit is None:
         limit = read_json(folder / "tokenizer_config.json").get("model_max_length")
-    return min(int(limit), shape.max_length) if limit else shape.max_length
+    try:
+        return min(int(limit), shape.max_length) if limit else shape.max_length
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CorruptModel(f"{folder}: max_seq_length {limit!r} is no number of tokens") from error
+
+
+def _check_shape(folder: Path, shape: EncoderShape) -> None:
+    """Whatever the config says must be of the type that the arithmetic takes for granted."""
+    for field in fields(shape):
+        value = getattr(shape, field.name)
+        if (
+            (field.type is int and (type(value) is not int or value < 1))
+            or (field.type is float and not isinstance(value, int | float))
+            or (field.type is str and not isinstance(value, str))
+        ):
+            raise CorruptModel(f"{folder}/config.json: {field.name} cannot be {value!r}")
+    if shape.hidden_size % shape.num_heads:
+        raise CorruptModel(
+            f"{folder}/config.json: {shape.num_heads} heads cannot share a hidden size of "
+            f"{shape.hidden_size}"
+        )
+
+
+def _read_speech(root: Path) -> dict[str, Any]:
+    """How to speak to the model. Fields that would change its vectors are refused."""
+    path = root / "config_sentence_transformers.json"
+    speech = read_json(path)
+    for name, computed in (("model_type", "SentenceTransformer"), ("truncate_dim", None)):
+        if speech.get(name) not in (None, computed):
+            raise UnsupportedModel(f"{path}: {name} {speech[name]!r} is not {computed!r}")
+    return speech
+
+
+def _similarity(root: Path, speech: Mapping[str, Any]) -> Similarity:
+    name = str(speech.get("similarity_fn_name") or "cosine")
+    if name not in SIMILARITIES:
+        raise UnsupportedModel(
+            f"{root}/config_sentence_transformers.json: similarity_fn_name is {name!r}; "
+            f"Fledge compares by {', '.join(SIMILARITIES)}"
+        )
+    return SIMILARITIES[name]
 
 
 def _prompts(root: Path, speech: Mapping[str, Any]) -> dict[str, str]:
@@ -175,8 +216,8 @@ def _prompts(root: Path, speech: Mapping[str, Any]) -> dict[str, str]:
 
 def _default_prompt_name(root: Path, speech: Mapping[str, Any]) -> str | None:
     name = speech.get("default_prompt_name")
-    if name is not None and name not in (speech.get("prompts") or {}):
+    if name is not None and str(name) not in (speech.get("prompts") or {}):
         raise CorruptModel(
             f"{root}/config_sentence_transformers.json: default_prompt_name {name!r} is no prompt"
         )
-    return name
+    return None if name is None else str(name)

@@ -39,6 +39,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+MAX_RANK = 8  # no weight has more axes, and NumPy has a limit of its own
 ALIGNMENT_BYTES = 64  # of the data's beginning: a cache line, and what AVX-512 loads at once
 
 
@@ -71,21 +72,28 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise CorruptModel(f"{path}: the safetensors header is not an object")
     header.pop("__metadata__", None)
     data_start = 8 + length
-    return {
+    tensors = {
         name: _read_entry(path, name, entry, data_start=data_start, data_end=size)
         for name, entry in header.items()
     }
+    _check_places(path, tensors.values(), data_start=data_start, data_end=size)
+    return tensors
 
 
 def _read_entry(path: Path, name: str, entry: Any, *, data_start: int, data_end: int) -> TensorInfo:
     try:
         dtype = DTYPES[entry["dtype"]]
-        shape = tuple(int(size) for size in entry["shape"])
-        start, end = (data_start + int(offset) for offset in entry["data_offsets"])
+        shape = tuple(_natural(size) for size in entry["shape"])
+        start, end = (data_start + _natural(offset) for offset in entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptModel(f"{path}: tensor {name!r} has a malformed entry: {error!r}") from error
-    fits = data_start <= start <= end <= data_end and all(size >= 0 for size in shape)
-    if not fits or end - start != math.prod(shape) * dtype.itemsize:
+    # an empty tensor's other sizes are bounded too: NumPy refuses those that no memory could hold
+    sizes = len(shape) <= MAX_RANK and math.prod(max(size, 1) for size in shape) <= data_end
+    if (
+        not sizes
+        or not data_start <= start <= end <= data_end
+        or end - start != math.prod(shape) * dtype.itemsize
+    ):
         raise CorruptModel(
             f"{path}: tensor {name!r} does not fit its place in the file; "
             "the file is truncated or damaged: fetch it again"
@@ -93,16 +101,42 @@ def _read_entry(path: Path, name: str, entry: Any, *, data_start: int, data_end:
     return TensorInfo(dtype, shape, start, end)
 
 
+def _natural(value: Any) -> int:
+    """JSON's numbers may also be true, 1.0, Infinity, or a text; none of them is a size."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a natural number")
+    return value
+
+
+def _check_places(
+    path: Path, tensors: Iterable[TensorInfo], *, data_start: int, data_end: int
+) -> None:
+    """The tensors lie side by side and fill the file, or bytes were lost or added somewhere."""
+    place = data_start
+    for info in sorted(tensors, key=lambda one: (one.start, one.end)):
+        if info.start != place:
+            break
+        place = info.end
+    if place != data_end:
+        raise CorruptModel(
+            f"{path}: its tensors overlap or leave holes from byte {place} on; "
+            "the file is damaged: fetch it again"
+        )
+
+
 def read_tensor(path: Path, info: TensorInfo) -> Array:
     """One tensor, copied into memory.
 
     Raises:
-        CorruptModel: the file became shorter since its header was read.
+        CorruptModel: the file cannot be read, or became shorter since its header was.
     """
     count = math.prod(info.shape)
-    with path.open("rb") as file:
-        file.seek(info.start)
-        data = np.fromfile(file, dtype=info.dtype, count=count)
+    try:
+        with path.open("rb") as file:
+            file.seek(info.start)
+            data = np.fromfile(file, dtype=info.dtype, count=count)
+    except OSError as error:
+        raise CorruptModel(f"{path}: cannot be read: {error}") from error
     if data.size != count:
         raise CorruptModel(f"{path}: the file was truncated while it was read")
     return data.reshape(info.shape)
@@ -114,10 +148,11 @@ def map_tensors(path: Path) -> dict[str, Array]:
     Raises:
         CorruptModel: as `read_header`.
     """
+    header = read_header(path)  # first, since nothing can be mapped of an empty file
     data = np.memmap(path, dtype=np.uint8, mode="r")
     return {
         name: data[info.start : info.end].view(info.dtype).reshape(info.shape)
-        for name, info in read_header(path).items()
+        for name, info in header.items()
     }
 
 

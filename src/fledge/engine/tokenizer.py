@@ -16,14 +16,16 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 
 from fledge.engine.packing import Row
-from fledge.errors import CorruptModel, InputTooLong, InvalidRequest
+from fledge.errors import CorruptModel, EmptyInput, InputTooLong, InvalidRequest
 from fledge.types import Item, Tokens, Truncation
 
 CHARS_PER_TOKEN = 24
 """How far into a text the first look goes, per token of the limit. Most text has 2 to 6."""
 
 SPARE_TOKENS = 64
-"""Tokens that a first look must give beyond the limit before its cut end may be ignored."""
+"""Tokens that a first look must give beyond the limit before its cut end may be ignored; and as
+many again as a word may have characters, since a word that is longer than a WordPiece vocabulary
+allows is one token as a whole, and many where the look ends within it."""
 
 PROBES = ("a", "1", "b", ".", "!")
 """At least one gives a token in any vocabulary, to see the special tokens around it."""
@@ -58,7 +60,10 @@ class Tokenizer:
         if do_lower_case:
             self._lower_case()
         self.max_seq_length = max_seq_length
-        self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        # not the number of tokens: their ids may have gaps
+        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+        self.vocab_size = max(ids, default=-1) + 1
+        self._spare = SPARE_TOKENS + getattr(self._tokenizer.model, "max_input_chars_per_word", 0)
         self._prefix, self._suffix = self._special_tokens()
         if max_seq_length <= self._prefix + self._suffix:
             raise CorruptModel(
@@ -100,9 +105,12 @@ class Tokenizer:
 
         Raises:
             InputTooLong: an item is too long and `truncation.refuse` is set.
-            InvalidRequest: a token id outside the vocabulary.
+            EmptyInput: an item gives no token at all.
+            InvalidRequest: a token id outside the vocabulary, half of a surrogate pair in a text,
+                or a limit without room for anything.
         """
-        limit = min(truncation.max_tokens or self.max_seq_length, self.max_seq_length)
+        limit = self._limit(truncation)
+        _check_unicode(items)
         masked = self._prompt_tokens(prompt, limit) if prompt and mask_prompt else 0
         texts = [(prompt or "") + item for item in items if isinstance(item, str)]
         encoded = iter(self._encode_texts(texts, limit, truncation))
@@ -116,8 +124,21 @@ class Tokenizer:
                 row = Row(ids)
             if cut and truncation.refuse:
                 raise _too_long(index, limit)
+            if not ids:
+                raise EmptyInput(f"`items[{index}]` has no tokens", field=f"items[{index}]")
             rows.append(Encoded(row, cut))
         return rows
+
+    def _limit(self, truncation: Truncation) -> int:
+        if truncation.max_tokens is None:
+            return self.max_seq_length
+        if truncation.max_tokens <= self._prefix + self._suffix:
+            raise InvalidRequest(
+                f"max_tokens is {truncation.max_tokens}, which leaves no room for a text beside "
+                f"{self._prefix + self._suffix} special tokens",
+                field="max_tokens",
+            )
+        return min(truncation.max_tokens, self.max_seq_length)
 
     def _encode_texts(
         self, texts: Sequence[str], limit: int, truncation: Truncation
@@ -145,7 +166,7 @@ class Tokenizer:
         self, text: str, head: str, ids: Sequence[int], limit: int, truncation: Truncation
     ) -> Sequence[int]:
         """Look further into a text as long as its cut end could still show in the first tokens."""
-        while len(head) < len(text) and len(ids) < limit + SPARE_TOKENS:
+        while len(head) < len(text) and len(ids) < limit + self._spare:
             head = self._head(text, 4 * len(head), truncation)
             ids = self._tokenizer.encode(head).ids
         return ids
@@ -186,7 +207,12 @@ class Tokenizer:
         return count - 1 if self._suffix else count
 
     def tokenize(self, texts: Sequence[str], prompt: str | None) -> list[Tokens]:
-        """Tokens with character offsets, special tokens included, nothing cut."""
+        """Tokens with character offsets, special tokens included, nothing cut.
+
+        Raises:
+            InvalidRequest: half of a surrogate pair in a text.
+        """
+        _check_unicode(texts)
         encodings = self._tokenizer.encode_batch([(prompt or "") + text for text in texts])
         return [Tokens(encoding.ids, encoding.offsets) for encoding in encodings]
 
@@ -197,3 +223,16 @@ def _too_long(index: int, limit: int) -> InputTooLong:
         "shorten it, or ask for truncation",
         field=f"items[{index}]",
     )
+
+
+def _check_unicode(items: Sequence[Item]) -> None:
+    """JSON can spell half of a surrogate pair, which is no character and has no UTF-8."""
+    for index, item in enumerate(items):
+        try:
+            if isinstance(item, str):
+                item.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                f"`items[{index}]` is not valid Unicode: {error.reason} at {error.start}",
+                field=f"items[{index}]",
+            ) from error

@@ -10,6 +10,7 @@ that are only looked up in bf16 unless the precision is fp32, everything small i
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ from fledge.engine.tensorfile import (
     write_tensors,
 )
 from fledge.errors import CorruptModel, ModelLoadError, UnsupportedModel
+
+log = logging.getLogger(__name__)
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 F32 = np.dtype(np.float32)
@@ -78,8 +81,8 @@ def locate(folder: Path) -> dict[str, Located]:
 def _shards(folder: Path) -> list[Path]:
     try:
         index = json.loads((folder / INDEX_FILE).read_bytes())
-        names = sorted(set(index["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted({str(name) for name in index["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptModel(f"{folder / INDEX_FILE}: malformed index: {error!r}") from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -117,15 +120,27 @@ def open_weights(
     """
     digest = hashlib.sha256(f"{FORMAT_VERSION}\n{identity}\n{precision}".encode()).hexdigest()
     path = cache_dir.expanduser() / "weights" / f"{digest[:32]}-{precision}.safetensors"
-    if not path.is_file():
-        try:
+    try:
+        if not _is_converted(path):
             _convert(parts, precision, path)
-        except OSError as error:
-            raise ModelLoadError(
-                f"cannot write converted weights to {path.parent}: {error}; "
-                "free some space, or set cache_dir to a folder that can be written"
-            ) from error
-    return map_tensors(path)
+        return map_tensors(path)
+    except OSError as error:
+        raise ModelLoadError(
+            f"cannot keep converted weights in {path.parent}: {error}; "
+            "free some space, or set cache_dir to a folder that can be written"
+        ) from error
+
+
+def _is_converted(path: Path) -> bool:
+    """Whether the cache has the file, whole: a disk that ran full or lost power may damage it."""
+    if not path.is_file():
+        return False
+    try:
+        read_header(path)
+    except CorruptModel as error:
+        log.warning("converting weights again: %s", error)
+        return False
+    return True
 
 
 def _convert(parts: Sequence[Part], precision: StoredPrecision, path: Path) -> None:
@@ -148,6 +163,8 @@ def _convert(parts: Sequence[Part], precision: StoredPrecision, path: Path) -> N
                 [plan for plan, _, _ in planned],
                 (_converted(plan, weight, source) for plan, weight, source in planned),
             )
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the name without the data
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -185,8 +202,9 @@ Plan = tuple[Planned, Weight, Located]
 
 def _plan(weight: Weight, source: Located, precision: StoredPrecision) -> Iterator[Plan]:
     shape = source.info.shape
-    rank = 1 if weight.kind == "vector" else 2
-    if len(shape) < rank:
+    # a vector may be a small table: MPNet adds one to its attention scores
+    fits = len(shape) in (1, 2) if weight.kind == "vector" else len(shape) == 2
+    if not fits or 0 in shape:
         raise CorruptModel(f"{source.path}: {weight.source!r} has shape {list(shape)}")
     if weight.kind == "matrix" and precision == "int8":
         yield Planned(weight.name, I8, shape), weight, source
@@ -198,7 +216,8 @@ def _plan(weight: Weight, source: Located, precision: StoredPrecision) -> Iterat
 
 def _converted(plan: Planned, weight: Weight, source: Located) -> Array:
     """The stored form of one weight: rounded to nearest, or int8 with one scale per output."""
-    values = read_tensor(source.path, source.info).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        values = read_tensor(source.path, source.info).astype(np.float32)
     if not np.isfinite(values).all():
         raise CorruptModel(f"{source.path}: {weight.source!r} holds values that are not finite")
     if plan.dtype == I8 or plan.name.endswith("_scale"):

@@ -16,8 +16,10 @@ from fledge.engine.architectures.family import (
     RelativeRule,
     Weight,
 )
+from fledge.errors import UnsupportedModel
 
 PADDING_POSITION = 1
+MIN_BUCKETS = 4  # two directions, each with exact and with logarithmic distances
 
 LAYER_NAMES = {
     "query": "encoder.layer.{n}.attention.attn.q",
@@ -35,6 +37,8 @@ def read_config(config: RawConfig) -> EncoderShape:
     """BERT's fields, and the number of relative-position buckets."""
     positions = PositionRule(offset=PADDING_POSITION + 1, skip_id=PADDING_POSITION)
     buckets = config.get("relative_attention_num_buckets", 32)
+    if buckets < MIN_BUCKETS:
+        raise UnsupportedModel(f"config.json: relative_attention_num_buckets is {buckets}")
     return replace(
         bert.read_bert_like(config, positions),
         has_token_types=False,

@@ -94,7 +94,7 @@ class RuntimeConfig:
 
 
 def quantization_group(weights: Mapping[str, Array]) -> int:
-    """The largest group of at most 1,024 that divides the inner size of every int8 matmul.
+    """The largest group of at most 128 that divides the inner size of every int8 matmul.
 
     0 where none is worth having: activations then stay as they are.
     """
@@ -125,7 +125,7 @@ class CompiledGraph:
         self._names = tuple(inputs)
         model = openvino.Model([opset.result(output)], list(inputs.values()), "fledge")
         try:
-            self._compiled = openvino.Core().compile_model(model, "CPU", config.properties())
+            self._compiled = _core().compile_model(model, "CPU", config.properties())
             self._request = self._compiled.create_infer_request()
         except RuntimeError as error:
             raise ModelLoadError(f"the runtime cannot compile the model: {error}") from error
@@ -285,6 +285,17 @@ class OpenVinoOps:
     def normalize(self, x: Node) -> Node:
         """`x / max(|x|, 1e-12)`."""
         return opset.normalize_l2(x, _constant(np.array([-1])), 1e-24, "max")
+
+
+@functools.cache
+def _core() -> Any:
+    """The runtime's device manager: one for the life of the process, and never let go.
+
+    The CPU plugin gives the thread that loads it another signal stack, and unmaps that stack when
+    the last manager goes, on whatever thread; the next signal in the first thread is then a
+    segfault (OpenVINO 2026.4).
+    """
+    return openvino.Core()
 
 
 def _axis_0() -> Node:
