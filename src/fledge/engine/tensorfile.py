@@ -112,15 +112,12 @@ def _check_places(
     path: Path, tensors: Iterable[TensorInfo], *, data_start: int, data_end: int
 ) -> None:
     """The tensors lie side by side and fill the file, or bytes were lost or added somewhere."""
-    place = data_start
-    for info in sorted(tensors, key=lambda one: (one.start, one.end)):
-        if info.start != place:
-            break
-        place = info.end
-    if place != data_end:
+    in_order = sorted(tensors, key=lambda one: (one.start, one.end))
+    starts = [*(one.start for one in in_order), data_end]
+    ends = [data_start, *(one.end for one in in_order)]
+    if starts != ends:
         raise CorruptModel(
-            f"{path}: its tensors overlap or leave holes from byte {place} on; "
-            "the file is damaged: fetch it again"
+            f"{path}: its tensors overlap or leave holes; the file is damaged: fetch it again"
         )
 
 

@@ -71,7 +71,7 @@ def command(*calls: tuple[str, str]) -> list[str]:
 
 def run(env: dict[str, str], *calls: tuple[str, str]) -> list[dict[str, Any]]:
     """The answers of `sources.CALL(MODEL)` for each call, made in one new process."""
-    done = subprocess.run(  # noqa: S603 - our own interpreter and script
+    done = subprocess.run(
         command(*calls), env=env, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
@@ -95,7 +95,7 @@ def closed_port() -> int:
 
 def test_a_download_takes_what_a_model_needs_and_the_next_find_asks_nothing(tmp_path: Path) -> None:
     with FakeHub(TINY) as fake:
-        env = environment(tmp_path, fake.url, HF_TOKEN="hf_dummy")  # noqa: S106 - no secret
+        env = environment(tmp_path, fake.url, HF_TOKEN="hf_dummy")
         (first,) = run(env, ("find", REPOSITORY))
         asked = list(fake.requests)
         (second,) = run(env, ("find", REPOSITORY))
@@ -130,7 +130,7 @@ def test_a_process_that_is_stopped_leaves_a_part_that_the_next_one_continues(
 ) -> None:
     with FakeHub(LARGE, hold=frozenset({"model.safetensors"})) as fake:
         env = environment(tmp_path, fake.url)
-        with subprocess.Popen(  # noqa: S603 - our own interpreter and script
+        with subprocess.Popen(
             command(("find", REPOSITORY)), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as stopped:
             assert fake.arrived_in_the_middle.wait(30)

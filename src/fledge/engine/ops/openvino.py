@@ -32,9 +32,10 @@ STORED_TYPES = {  # the runtime's type, and a type of that size that it takes fr
     BF16: (openvino.Type.bf16, np.uint16),
 }
 MASKED_SCORE = -1e9  # far below any score, and finite, so that an empty row gives no NaN
-MAX_QUANTIZATION_GROUP = (
-    1024  # larger groups lose half the speed (K = 14,336: 309 against 595 GOP/s)
-)
+MAX_QUANTIZATION_GROUP = 128
+"""Small groups follow outliers better, large ones are faster: on MiniLM the least cosine to fp32 is
+0.983 at 384, 0.989 at 192 and 0.992 at 128; a bert-base shape loses 9 % of its speed from 768 to
+128, and 17 % to 64."""
 MIN_QUANTIZATION_GROUP = 32
 WHOLE_ROW = 2**64 - 1  # the runtime's word for one scale per row
 
