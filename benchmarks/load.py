@@ -46,21 +46,21 @@ class Client:
     sent: float = 0.0
     left: int | None = None
     head: bytes = b""
-    socket: socket.socket = field(init=False)
+    connection: socket.socket = field(init=False)
 
     def __post_init__(self) -> None:
-        self.socket = socket.create_connection((self.host, self.port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection = socket.create_connection((self.host, self.port))
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, index: int, request: bytes) -> None:
         """Begin a request. Bodies are small enough for the socket's buffer, or the wait is due."""
         self.index, self.left, self.head = index, None, b""
         self.sent = time.perf_counter()
-        self.socket.sendall(request)
+        self.connection.sendall(request)
 
     def receive(self) -> Answered | None:
         """Take what has arrived; something once the answer is complete."""
-        data = self.socket.recv(1 << 18)
+        data = self.connection.recv(1 << 18)
         if not data:
             raise ConnectionError("the server closed the connection")
         if self.left is None:
@@ -179,7 +179,7 @@ class Crowd:
         self.clients = list(clients)
         self._selector = selectors.DefaultSelector()
         for client in self.clients:
-            self._selector.register(client.socket, selectors.EVENT_READ, client)
+            self._selector.register(client.connection, selectors.EVENT_READ, client)
 
     def __enter__(self) -> "Crowd":
         return self
@@ -187,7 +187,7 @@ class Crowd:
     def __exit__(self, *_: object) -> None:
         self._selector.close()
         for client in self.clients:
-            client.socket.close()
+            client.connection.close()
 
     @property
     def busy(self) -> bool:

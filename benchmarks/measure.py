@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.models import Model, export_onnx
 from benchmarks.plan import (
     ENGINES,
+    FRESH,
     HTTP_CLIENTS,
     HTTP_PRECISION,
     IN_PROCESS,
@@ -192,6 +193,8 @@ def _measure_longest(bench: Bench, model: Model, worker: Worker) -> None:
 def _measure_fresh(bench: Bench, model: Model, passages: Workload) -> None:
     """A new process of each engine: from its start to its first vector, then its memory."""
     for engine in ENGINES:
+        if engine.id not in FRESH[model.name]:
+            continue
         with bench.engine(engine, model) as worker:
             key = (model.name, engine.id, "fresh")
             bench.samples.add((*key, "first_vector_s"), worker.start_s)

@@ -1,5 +1,6 @@
 """What was measured: every value of every round, and the medians and ratios made of them."""
 
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,13 +28,13 @@ class Samples:
             self.add((model, engine, subject, name), float(np.percentile(times, percentile)))
         self.add((model, engine, subject, "count"), len(times))
 
-    def median(self, *key: str) -> float | None:
+    def median(self, model: str, engine: str, subject: str, metric: str) -> float | None:
         """The median over the rounds; None where it was not measured."""
-        values = self.values.get(key)  # type: ignore[call-overload] - a tuple of four
+        values = self.values.get((model, engine, subject, metric))
         return float(np.median(values)) if values else None
 
     def ratio(
-        self, one: Key, other: Key, combine: Callable[[float, float], float] = lambda a, b: a / b
+        self, one: Key, other: Key, combine: Callable[[float, float], float] = operator.truediv
     ) -> float | None:
         """The median of the rounds' own ratios: what disturbs a round disturbs both of it."""
         pairs = zip(self.values.get(one, ()), self.values.get(other, ()), strict=False)

@@ -43,7 +43,7 @@ def serve_engine(embed: Embed, info: Mapping[str, Any]) -> None:
     """Answer as an engine. Its first vector is computed before it says that it is ready."""
     dimension = embed([FIRST_TEXT]).shape[1]
     bench = EngineBench(embed)
-    handlers = {
+    handlers: dict[str, Handler] = {
         "texts": bench.take_texts,
         "vectors": bench.vectors,
         "throughput": bench.throughput,

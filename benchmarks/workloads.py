@@ -6,7 +6,7 @@ have the lengths of all 240.
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def read_corpus(path: Path = XQUAD) -> Corpus:
     return Corpus(questions, [text(50, 300) + "." for _ in range(240)], "generated text")
 
 
-def make_workloads(model: Model, corpus: Corpus, sizes: dict[str, int]) -> dict[str, Workload]:
+def make_workloads(model: Model, corpus: Corpus, sizes: Mapping[str, int]) -> dict[str, Workload]:
     """The workloads of one model by name; `sizes` are numbers of texts."""
     tokenizer = Tokenizer.from_file(str(model.folder / "tokenizer.json"))
     tokenizer.enable_truncation(model.max_tokens)

@@ -14,8 +14,8 @@ from benchmarks.worker import serve_engine
 
 
 def main(folder: str, precision: str) -> None:
-    options = {"model_kwargs": {"dtype": "bfloat16"}} if precision == "bf16" else {}
-    model = SentenceTransformer(folder, device="cpu", **options)
+    options = {"dtype": "bfloat16"} if precision == "bf16" else None
+    model = SentenceTransformer(folder, device="cpu", model_kwargs=options)
 
     def embed(texts: list[str]) -> NDArray[np.float32]:
         vectors = model.encode(texts, show_progress_bar=False)

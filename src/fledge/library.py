@@ -153,7 +153,7 @@ class Model:
         normalize: bool | None = None,
         dimensions: int | None = None,
         truncate: bool = True,
-        truncation_direction: TruncationSide = "right",
+        truncation_direction: TruncationSide | None = None,
     ) -> Vectors:
         """The vectors, float32: `[dim]` for one text, `[n, dim]` for a list, in its order.
 
@@ -166,7 +166,8 @@ class Model:
                 like `SentenceTransformer.encode`.
             dimensions: keep the first so many numbers; sensible for models trained for it.
             truncate: cut texts that are too long; False raises `InputTooLong` instead.
-            truncation_direction: the side that is cut away.
+            truncation_direction: the side that is cut away, "left" or "right"; None means the one
+                that the model's tokenizer names, mostly "right".
 
         Raises:
             EmptyInput: a text is empty. An empty list is fine, and gives an array `[0, dim]`.
@@ -185,7 +186,7 @@ class Model:
         normalize: bool | None = None,
         dimensions: int | None = None,
         truncate: bool = True,
-        truncation_direction: TruncationSide = "right",
+        truncation_direction: TruncationSide | None = None,
     ) -> Vectors:
         """As `embed`, from the running event loop; cancelling it takes its work off the queue."""
         request = _request(
@@ -294,7 +295,7 @@ class Model:
     async def _as_vectors(self, side: Texts | Vectors) -> Vectors:
         if isinstance(side, np.ndarray):
             return side.astype(np.float32, copy=False)
-        return await self._embed(side, _request(None, None, None, refuse=False, side="right"))
+        return await self._embed(side, _request(None, None, None, refuse=False, side=None))
 
     async def _scores(self, request: CompareRequest, documents: list[str]) -> NDArray[np.float32]:
         """Chunk by chunk; the query goes along with each, which costs next to nothing."""
@@ -354,7 +355,7 @@ def _request(
     dimensions: int | None,
     *,
     refuse: bool,
-    side: TruncationSide,
+    side: TruncationSide | None,
 ) -> EmbedRequest:
     return EmbedRequest(
         inputs=(),

@@ -174,4 +174,4 @@ class FakeBackend:
                 f"`items[{index}]` has {len(ids)} tokens; {self._card.id} takes at most {limit}",
                 field=f"items[{index}]",
             )
-        return (ids[:limit] if truncation.side == "right" else ids[len(ids) - limit :]), True
+        return (ids[:limit] if truncation.side != "left" else ids[len(ids) - limit :]), True

@@ -67,12 +67,13 @@ class Truncation:
     """What happens to an input with more tokens than the model takes.
 
     Attributes:
-        side: the side that is cut away.
+        side: the side that is cut away; None means the one that the model's tokenizer names,
+            which is the right one for nearly all.
         max_tokens: keep at most this many tokens; None means the model's `max_seq_length`.
         refuse: raise `InputTooLong` instead of cutting.
     """
 
-    side: TruncationSide = "right"
+    side: TruncationSide | None = None
     max_tokens: int | None = None
     refuse: bool = False
 

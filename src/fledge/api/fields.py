@@ -49,7 +49,7 @@ TruncationDirection: TypeAlias = Annotated[
 
 def truncation(*, truncate: bool, direction: Direction | None) -> Truncation:
     """How the service is to treat inputs that are too long."""
-    side = cast("TruncationSide", (direction or "right").lower())
+    side = cast("TruncationSide", direction.lower()) if direction else None
     return Truncation(side=side, refuse=not truncate)
 
 

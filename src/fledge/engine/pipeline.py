@@ -23,6 +23,7 @@ from fledge.engine.packing import PackingRules, Row, pack
 from fledge.engine.recipe import Recipe
 from fledge.engine.tensorfile import Array
 from fledge.engine.tokenizer import Encoded, Tokenizer
+from fledge.engine.tokenizer_files import read_tokenizer
 from fledge.engine.weights import Part, StoredPrecision, open_weights
 from fledge.errors import ComputeError, CorruptModel
 from fledge.types import EmbedJob, Tokens, Vectors
@@ -141,9 +142,10 @@ def load_pipeline(recipe: Recipe, compilation: Compilation) -> Pipeline:
         CorruptModel: tokenizer, weights and config do not fit each other.
         ModelLoadError: the runtime cannot compile it.
     """
-    tokenizer = Tokenizer(
-        recipe.folder, max_seq_length=recipe.max_seq_length, do_lower_case=recipe.do_lower_case
+    files = read_tokenizer(
+        recipe.folder, model_type=recipe.model_type, do_lower_case=recipe.do_lower_case
     )
+    tokenizer = Tokenizer(files, max_seq_length=recipe.max_seq_length)
     if tokenizer.vocab_size > recipe.shape.vocab_size:
         raise CorruptModel(
             f"{recipe.folder}: the tokenizer has {tokenizer.vocab_size} tokens, "

@@ -1,21 +1,15 @@
 """Texts to rows of token ids: prompts, truncation and counts.
 
-The tokenizers library does the encoding. What is decided here: nothing that a tokenizer.json has
-baked in (padding, truncation) leaks; prompts are tokenized together with their text; rows are cut
-on either side, special tokens kept; and a text far longer than the model takes is not tokenized
-to its end only to be thrown away.
+The tokenizers library does the encoding. What is decided here: prompts are tokenized together with
+their text; rows are cut on either side, special tokens kept; and a text far longer than the model
+takes is not tokenized to its end only to be thrown away.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import tokenizers
-from tokenizers.normalizers import Lowercase
-from tokenizers.normalizers import Sequence as NormalizerSequence
+from dataclasses import dataclass, replace
 
 from fledge.engine.packing import Row
+from fledge.engine.tokenizer_files import TokenizerFiles
 from fledge.errors import CorruptModel, EmptyInput, InputTooLong, InvalidRequest
 from fledge.types import Item, Tokens, Truncation
 
@@ -47,18 +41,9 @@ class Encoded:
 class Tokenizer:
     """One model's tokenizer. Safe for several threads: nothing about it changes after loading."""
 
-    def __init__(self, folder: Path, *, max_seq_length: int, do_lower_case: bool) -> None:
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise CorruptModel(f"{folder} has no tokenizer.json")
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise CorruptModel(f"{path}: not a readable tokenizer: {error}") from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        if do_lower_case:
-            self._lower_case()
+    def __init__(self, files: TokenizerFiles, *, max_seq_length: int) -> None:
+        self._tokenizer = files.tokenizer
+        self._own_side = files.truncation_side
         self.max_seq_length = max_seq_length
         # not the number of tokens: their ids may have gaps
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
@@ -67,18 +52,9 @@ class Tokenizer:
         self._prefix, self._suffix = self._special_tokens()
         if max_seq_length <= self._prefix + self._suffix:
             raise CorruptModel(
-                f"{folder}: max_seq_length {max_seq_length} leaves no room for a text beside "
+                f"max_seq_length {max_seq_length} leaves no room for a text beside "
                 f"{self._prefix + self._suffix} special tokens"
             )
-
-    def _lower_case(self) -> None:
-        """Lower-case before everything else, unless the normalizer itself does so already."""
-        state = json.loads(self._tokenizer.to_str())["normalizer"] or {}
-        if any(one.get("type") == "Lowercase" for one in (state, *state.get("normalizers", ()))):
-            return
-        own = self._tokenizer.normalizer
-        steps = [Lowercase()] if own is None else [Lowercase(), own]
-        self._tokenizer.normalizer = NormalizerSequence(steps)
 
     def _special_tokens(self) -> tuple[int, int]:
         """How many special tokens stand before and behind every text."""
@@ -109,6 +85,7 @@ class Tokenizer:
             InvalidRequest: a token id outside the vocabulary, half of a surrogate pair in a text,
                 or a limit without room for anything.
         """
+        truncation = replace(truncation, side=truncation.side or self._own_side)
         limit = self._limit(truncation)
         _check_unicode(items)
         masked = self._prompt_tokens(prompt, limit) if prompt and mask_prompt else 0

@@ -235,7 +235,9 @@ def obvious_bucket(query: int, key: int, rule: RelativeRule) -> int:
 def test_relative_buckets_are_those_of_an_obvious_loop(width: int, num_buckets: int) -> None:
     rule = RelativeRule(num_buckets=num_buckets)
     buckets = relative_buckets(width, rule)
-    expected = [[obvious_bucket(query, key, rule) for key in range(width)] for query in range(width)]
+    expected = [
+        [obvious_bucket(query, key, rule) for key in range(width)] for query in range(width)
+    ]
     assert buckets.tolist() == expected
     assert buckets.dtype == np.int32
 
