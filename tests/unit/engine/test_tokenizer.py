@@ -2,7 +2,6 @@
 
 import functools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +228,7 @@ LETTERS = "abc"
 CORPUS = ["ab abc aab bca\n cab  c", "abcabc aaa, word. ab-c (b)", "a b c bb ccc é 漢"] * 10
 
 
-def trained(
-    model: Any, trainer: Any, splitter: Any, *, alphabet: Sequence[str] = ()
-) -> RawTokenizer:
+def trained(model: Any, trainer: Any, splitter: Any) -> RawTokenizer:
     tokenizer = RawTokenizer(model)
     tokenizer.pre_tokenizer = splitter
     tokenizer.train_from_iterator(CORPUS, trainer)
