@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -63,7 +64,7 @@ def test_rows_of_one_request_stand_together_in_a_batch(
 ) -> None:
     for batch in drained(filled(Request(first), Request(second)), budget):
         owners = [request for request, _ in batch]
-        assert sum(a is not b for a, b in zip(owners, owners[1:], strict=False)) <= 1
+        assert sum(a is not b for a, b in pairwise(owners)) <= 1
 
 
 @dataclass(frozen=True)
@@ -251,4 +252,4 @@ def test_after_a_late_turn_comes_one_for_those_with_the_least_left() -> None:
         leaders.append(batcher.next_batch(BULK)[0][0])
     is_bulk = [leader in (first, second) for leader in leaders]
     assert any(is_bulk)
-    assert not any(a and b for a, b in zip(is_bulk, is_bulk[1:], strict=False))
+    assert not any(a and b for a, b in pairwise(is_bulk))

@@ -1,4 +1,4 @@
-"""The modules behind the transformer: read in every spelling, refused where nothing computes them."""
+"""The modules behind the transformer: read in every spelling, or refused by name."""
 
 import json
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def test_every_old_flag_is_the_mode_that_replaced_it(flag: str, mode: str, tmp_p
 
 
 def test_several_old_flags_are_concatenated_in_the_order_of_the_flags(tmp_path: Path) -> None:
-    backwards = dict.fromkeys(reversed(OLD_POOLING_FLAGS), True)
+    backwards = dict.fromkeys(reversed(list(OLD_POOLING_FLAGS)), True)
     assert read_pooling(backwards, tmp_path).modes == POOLING_MODES
 
 

@@ -74,14 +74,15 @@ def test_the_arrays_have_the_rounded_sizes_and_the_types_of_the_graph(rows: list
     arrays = pack(rows, PLAIN)
     tokens = round_tokens(num_tokens(rows))
     square = (round_rows(len(rows)), round_length(max(len(row.ids) for row in rows)))
-    for name in ("ids", "positions", "unpad"):
-        assert (arrays[name].shape, arrays[name].dtype) == ((tokens,), np.int32)
-    for name in ("first", "last"):
-        assert (arrays[name].shape, arrays[name].dtype) == (square[:1], np.int32)
-    assert (arrays["pad"].shape, arrays["pad"].dtype) == (square, np.int32)
-    for name in ("mask", "pool_mask", *MEANS):
-        assert (arrays[name].shape, arrays[name].dtype) == (square, np.float32)
-    assert "buckets" not in arrays
+    masks = ("mask", "pool_mask", *MEANS)
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("ids", "positions", "unpad"), (tokens,)),
+        **dict.fromkeys(("first", "last"), square[:1]),
+        **dict.fromkeys(("pad", *masks), square),
+    }
+    assert {name: array.shape for name, array in arrays.items()} == shapes
+    for name, array in arrays.items():
+        assert array.dtype == (np.float32 if name in masks else np.int32)
 
 
 @given(ROWS)

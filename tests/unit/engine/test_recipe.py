@@ -33,7 +33,7 @@ def listed(*kinds: str, package: str = OLD) -> list[dict[str, Any]]:
 
 
 def save(folder: Path, files: Mapping[str, Any]) -> Path:
-    """A folder with `files`, as values or as texts; the transformer is BERT's unless it is there."""
+    """A folder with `files`, as values or as texts, and a BERT's config unless they have one."""
     for name, value in {"config.json": BERT, **files}.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ def test_no_similarity_means_the_cosine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["jaccard", ["dot"]])
 def test_an_unknown_similarity_is_named(name: object, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="jaccard|dot"):
+    with pytest.raises(UnsupportedModel, match=r"similarity_fn_name is .*(jaccard|dot)"):
         read(tmp_path, {SPEECH: {"similarity_fn_name": name}})
 
 

@@ -71,7 +71,10 @@ def test_what_is_written_is_read_and_mapped_byte_for_byte(
 def test_the_reference_library_reads_what_is_written_and_the_other_way_round(
     tmp_path: Path,
 ) -> None:
-    arrays = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "y": np.arange(3, dtype=np.int8)}
+    arrays: dict[str, Array] = {
+        "x": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "y": np.arange(3, dtype=np.int8),
+    }
     loaded = load_file(write(tmp_path / "ours", arrays))
     save_file(arrays, tmp_path / "theirs", metadata={"format": "np"})
     theirs = map_tensors(tmp_path / "theirs")
@@ -82,7 +85,7 @@ def test_the_reference_library_reads_what_is_written_and_the_other_way_round(
 def test_mapped_tensors_are_read_only_and_aligned_when_larger_items_come_first(
     tmp_path: Path,
 ) -> None:
-    arrays = {
+    arrays: dict[str, Array] = {
         "wide": np.ones((3, 5), np.float64),
         "half": np.ones(7, np.float16),
         "byte": np.ones(3, np.int8),
@@ -214,7 +217,7 @@ def test_a_file_that_shrinks_or_goes_after_its_header_was_read_is_a_corrupt_mode
 def test_bytes_changed_anywhere_give_tensors_or_a_corrupt_model_and_nothing_else(
     tmp_path: Path, changes: list[tuple[int, int]]
 ) -> None:
-    arrays = {"x": np.ones((2, 3), np.float32), "y": np.ones(5, np.int8)}
+    arrays: dict[str, Array] = {"x": np.ones((2, 3), np.float32), "y": np.ones(5, np.int8)}
     path = write(tmp_path / "t", arrays)
     content = bytearray(path.read_bytes())
     for place, value in changes:
