@@ -199,8 +199,14 @@ class Crowd:
         events = self._selector.select(timeout)
         if not events and timeout == 60.0:
             raise TimeoutError("the server has been silent for a minute")
-        done = [(key.data, key.data.receive()) for key, _ in events]
-        return [(client, answer) for client, answer in done if answer is not None]
+        done: list[tuple[Client, Answered]] = []
+        for key, _ in events:
+            client: Client = key.data
+            if client.index is None:  # the server closes connections that have been idle
+                self._selector.unregister(client.connection)
+            elif (answer := client.receive()) is not None:
+                done.append((client, answer))
+        return done
 
     def rest(self, seconds: float, others: Callable[[Client], None]) -> None:
         """Let time pass, serving the others meanwhile."""

@@ -1,12 +1,16 @@
 """Small random models on disk, made with NumPy alone, where a test needs a model of any kind."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from fledge.engine.architectures.family import EncoderShape
+from fledge.engine.architectures.registry import find_family
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
@@ -71,6 +75,46 @@ def save_bert(
     save_modules(folder)
     save_tokenizer(folder, vocab)
     return folder
+
+
+def save_encoder(folder: Path, config: Mapping[str, Any], *, seed: int = 0) -> Path:
+    """A model of any family that `config` describes, its weights random, under a prefix.
+
+    Its words are those of `save_bert`; the checkpoint's names are the family's own table.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    family = find_family(config["model_type"])
+    shape = family.read_config(config)
+    random = np.random.default_rng(seed)
+    tensors = {
+        family.prefix + weight.source: random.normal(
+            1.0 if weight.name.endswith("norm.weight") else 0.0, 0.2, _size(weight.name, shape)
+        ).astype(np.float32)
+        for weight in family.weights(shape)
+    }
+    save_file(tensors, folder / "model.safetensors")
+    _write(folder / "config.json", config)
+    save_tokenizer(folder, shape.vocab_size)
+    return folder
+
+
+def _size(name: str, shape: EncoderShape) -> tuple[int, ...]:
+    hidden, inner, narrow = shape.hidden_size, shape.intermediate_size, shape.embedding_size
+    tables = {
+        "word.weight": (shape.vocab_size, narrow),
+        "position.weight": (shape.max_length + shape.positions.offset, narrow),
+        "token_type.weight": (2, narrow),
+        "embedding_norm.weight": (narrow,),
+        "embedding_norm.bias": (narrow,),
+        "relative.weight": (shape.relative.num_buckets if shape.relative else 0, shape.num_heads),
+        "project.weight": (hidden, narrow),
+    }
+    if name in tables:
+        return tables[name]
+    outputs = inner if "intermediate" in name else hidden
+    if name.endswith("bias") or "norm" in name:
+        return (outputs,)
+    return (outputs, inner if ".output." in name else hidden)
 
 
 def save_modules(folder: Path) -> None:

@@ -7,6 +7,10 @@
 5. The process exits with 0: it did what it was told.
 
 A second Ctrl-C skips to the end.
+
+Why uvicorn: in turns with granian 2.8 in front of the same application and a backend that costs
+nothing, on two cores, one client waited 0.39 ms against 0.57, and 64 clients got 2,508 answers a
+second against 2,200 (uvicorn 0.54 with uvloop and httptools).
 """
 
 import gc

@@ -75,11 +75,12 @@ def _apply_class(
     tokenizer: tokenizers.Tokenizer, model_type: str, config: Mapping[str, Any]
 ) -> None:
     name = str(config.get("tokenizer_class") or CLASSES.get(model_type, "")).removesuffix("Fast")
+    strip_accents = config.get("strip_accents")  # null: whenever texts are lower-cased
     if name in WORD_PIECE_CLASSES and isinstance(tokenizer.model, tokenizers.models.WordPiece):
         tokenizer.normalizer = normalizers.BertNormalizer(
             clean_text=True,
             handle_chinese_chars=_switch(config, "tokenize_chinese_chars", default=True),
-            strip_accents=config.get("strip_accents"),
+            strip_accents=None if strip_accents is None else bool(strip_accents),
             lowercase=_switch(config, "do_lower_case", default=True),
         )
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

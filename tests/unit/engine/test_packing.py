@@ -18,6 +18,7 @@ from fledge.engine.packing import (
     round_rows,
     round_tokens,
 )
+from tests.unit.engine.obvious import bucket_of, positions_of
 
 PLAIN = PackingRules(positions=PositionRule())
 PAD_ID = 1
@@ -129,24 +130,13 @@ def test_first_and_last_are_the_ends_of_what_pooling_sees(rows: list[Row]) -> No
         start += len(row.ids)
 
 
-def obvious_positions(ids: list[int], rule: PositionRule) -> list[int]:
-    positions, count = [], 0
-    for token in ids:
-        if token == rule.skip_id:
-            positions.append(rule.offset - 1)
-        else:
-            positions.append(rule.offset + count)
-            count += 1
-    return positions
-
-
 @pytest.mark.parametrize("rules", [PLAIN, ROBERTA], ids=["bert", "roberta"])
 @given(rows=ROWS)
 def test_positions_restart_in_every_row_by_the_models_rule(
     rows: list[Row], rules: PackingRules
 ) -> None:
     positions = pack(rows, rules)["positions"]
-    expected = [one for row in rows for one in obvious_positions(list(row.ids), rules.positions)]
+    expected = [one for row in rows for one in positions_of(row.ids, rules.positions)]
     assert positions[: len(expected)].tolist() == expected
     assert positions.min() >= 0
 
@@ -220,25 +210,12 @@ def test_a_rows_own_arrays_do_not_depend_on_its_neighbours(
         )
 
 
-def obvious_bucket(query: int, key: int, rule: RelativeRule) -> int:
-    """The T5 rule, one pair at a time."""
-    half = rule.num_buckets // 2
-    bucket = half if key > query else 0
-    distance, exact = abs(query - key), half // 2
-    if distance < exact:
-        return bucket + distance
-    share = math.log(distance / exact) / math.log(rule.max_distance / exact)
-    return bucket + min(exact + int(np.float32(share * (half - exact))), half - 1)
-
-
 @pytest.mark.parametrize("num_buckets", [4, 8, 32])
 @pytest.mark.parametrize("width", [1, 8, 200])
 def test_relative_buckets_are_those_of_an_obvious_loop(width: int, num_buckets: int) -> None:
     rule = RelativeRule(num_buckets=num_buckets)
     buckets = relative_buckets(width, rule)
-    expected = [
-        [obvious_bucket(query, key, rule) for key in range(width)] for query in range(width)
-    ]
+    expected = [[bucket_of(query, key, rule) for key in range(width)] for query in range(width)]
     assert buckets.tolist() == expected
     assert buckets.dtype == np.int32
 

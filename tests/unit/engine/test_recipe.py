@@ -240,6 +240,16 @@ def test_an_unknown_similarity_is_named(name: object, tmp_path: Path) -> None:
         read(tmp_path, {SPEECH: {"similarity_fn_name": name}})
 
 
+@pytest.mark.parametrize(
+    "field", [{"model_type": "SparseEncoder"}, {"truncate_dim": 128}], ids=["model_type", "dim"]
+)
+def test_a_field_that_would_change_the_vectors_is_refused_by_name(
+    field: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedModel, match=next(iter(field))):
+        read(tmp_path, {SPEECH: field})
+
+
 def test_a_folder_without_a_config_says_so(tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match=r"no config\.json; is it a model's folder\?"):
         read_recipe(tmp_path)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,17 @@ def test_a_long_text_is_cut_between_its_special_tokens(
     assert list(long.row.ids) == [CLS, *kept, SEP]
     assert long.truncated
     assert not short.truncated
+
+
+@pytest.mark.parametrize(("own", "kept"), [("left", IDS[-3:]), ("right", IDS[:3]), (None, IDS[:3])])
+def test_the_tokenizers_own_side_is_cut_unless_the_caller_names_one(
+    own: str | None, kept: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"truncation_side": own}))
+    tokenizer = load(tmp_path, limit=5)
+    assert ids_of(tokenizer, TEXT, truncation=Truncation()) == [[CLS, *kept, SEP]]
+    for truncation, other in ((RIGHT, IDS[:3]), (LEFT, IDS[-3:])):
+        assert ids_of(tokenizer, TEXT, truncation=truncation) == [[CLS, *other, SEP]]
 
 
 @pytest.mark.parametrize(("truncation", "kept"), [(RIGHT, IDS[:5]), (LEFT, IDS[-5:])])
@@ -220,6 +232,39 @@ def test_a_tokenizer_that_is_damaged_or_absent_is_a_corrupt_model(
         (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(CorruptModel, match=r"tokenizer\.json"):
         read_tokenizer(tmp_path, model_type="bert", do_lower_case=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "pieces"),
+    [
+        ({}, "Ab", ["ab"]),
+        ({"do_lower_case": True}, "Ab", ["ab"]),
+        ({"do_lower_case": False}, "ab Ab", ["ab", "[UNK]"]),
+        ({"do_lower_case": False, "strip_accents": "yes"}, "\u00e1b", ["ab"]),
+        ({"do_lower_case": False, "strip_accents": True}, "\u00e1b", ["ab"]),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, "Ab", ["[UNK]"]),
+    ],
+)
+def test_a_known_tokenizer_class_lowers_as_its_config_says(
+    config: Mapping[str, object], text: str, pieces: list[str], tmp_path: Path
+) -> None:
+    raw = word_piece()
+    raw.normalizer = normalizers.BertNormalizer(lowercase=False)
+    raw.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    files = read_tokenizer(tmp_path, model_type="bert", do_lower_case=False)
+    assert files.tokenizer.encode(text).tokens == pieces
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_a_byte_level_tokenizer_adds_a_space_before_a_text_as_its_config_says(
+    prefixed: bool, tmp_path: Path
+) -> None:
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    config = {"add_prefix_space": prefixed}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    files = read_tokenizer(tmp_path, model_type="roberta", do_lower_case=False)
+    assert files.tokenizer.encode("b").tokens[0].startswith("\u0120") == prefixed
 
 
 LIMIT = 8

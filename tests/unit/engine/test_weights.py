@@ -330,3 +330,11 @@ def test_mapped_weights_cannot_be_written_to(tmp_path: Path) -> None:
     opened = open_one(checkpoint(tmp_path / "m"), tmp_path / "c")
     with pytest.raises(ValueError, match="read-only"):
         opened["linear.bias"][0] = 1
+
+
+@pytest.mark.parametrize("precision", get_args(StoredPrecision))
+def test_every_mapped_weight_is_aligned_to_its_items(
+    precision: StoredPrecision, tmp_path: Path
+) -> None:
+    opened = open_one(checkpoint(tmp_path / "m"), tmp_path / "c", precision=precision)
+    assert all(array.flags.aligned for array in opened.values())
