@@ -83,7 +83,7 @@ def markdown(run: Run, chart: str) -> str:
         INTRODUCTION.format(chart=chart),
         "## Targets\n",
         _table(("what", "model", "asked", "reached", ""), map(_target_row, targets(run.samples))),
-        *(section for model in run.plan.models for section in _model(run, model)),
+        *(section for model in run.workloads for section in _model(run, model)),
         "## The machine\n",
         _table(("", ""), [*run.machine.items(), *_limits(run.samples)]),
         _table(("package", "version"), run.versions.items()),

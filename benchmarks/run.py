@@ -7,16 +7,17 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.chart import draw
 from benchmarks.measure import Bench, measure_model
-from benchmarks.models import SHAPES, Model, prepare_model
+from benchmarks.models import SHAPES, prepare_model
 from benchmarks.plan import ROUNDS, Plan, full_plan, quick_plan
 from benchmarks.processes import ROOT
 from benchmarks.report import Run, markdown
+from benchmarks.samples import Samples
 from benchmarks.targets import BATCH_TARGET_MS, targets
 from benchmarks.workloads import BULK_TEXTS, make_workloads, read_corpus
 from fledge.engine import cpu
@@ -41,19 +42,20 @@ NEEDED_GIB = {"minilm": 4, "base": 6, "large": 13}
 
 def main() -> None:
     arguments = _arguments()
-    known = [name for name in SHAPES if name in arguments.models.split(",")]
+    unknown = set(arguments.models) - set(SHAPES)
+    if unknown:
+        sys.exit(f"unknown models: {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
     make_plan = quick_plan if arguments.quick else full_plan
     rounds = arguments.rounds or (2 if arguments.quick else ROUNDS)
-    plan = make_plan(tuple(name for name in known if _fits(name)), rounds)
+    plan = make_plan(tuple(name for name in arguments.models if _fits(name)), rounds)
     if Settings.model_fields["batch_target_ms"].default != BATCH_TARGET_MS:
         sys.exit("the default of batch_target_ms has changed; change benchmarks.targets too")
-    run, seconds = _measure(plan, arguments.cache)
-    write(run, arguments.output, seconds)
-    for target in targets(run.samples):
-        reached = "-" if target.reached is None else f"{target.reached:.2f}"
-        print(
-            f"{target.verdict:12} {reached:>6} / {target.asked:<4g} {target.what} ({target.model})"
-        )
+    samples, start = Samples(), time.monotonic()
+    for run in _runs(plan, arguments.cache, samples):
+        write(run, arguments.output, time.monotonic() - start)
+    for target in targets(samples):
+        numbers = f"{'-' if target.reached is None else f'{target.reached:.2f}':>6}"
+        print(f"{target.verdict:12} {numbers} / {target.asked:<4g} {target.what}, {target.model}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -61,10 +63,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", help="of minilm,base,large; with commas")
     parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, or 2 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer texts, and MiniLM alone")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="default: docs/benchmarks")
+    parser.add_argument(
+        "--output", type=Path, help="default: docs/benchmarks; with --quick, in the cache folder"
+    )
     parser.add_argument("--cache", type=Path, default=CACHE, help="where models are made")
     arguments = parser.parse_args()
-    arguments.models = arguments.models or ("minilm" if arguments.quick else ",".join(SHAPES))
+    names = arguments.models or ("minilm" if arguments.quick else ",".join(SHAPES))
+    arguments.models = names.split(",")
+    if arguments.output is None:  # a quick look must not replace numbers worth keeping
+        arguments.output = arguments.cache / "quick" if arguments.quick else OUTPUT
     return arguments
 
 
@@ -77,31 +84,30 @@ def _fits(name: str) -> bool:
     return True
 
 
-def _measure(plan: Plan, cache: Path) -> tuple[Run, float]:
+def _runs(plan: Plan, cache: Path, samples: Samples) -> Iterator[Run]:
+    """What is known after each model, so that a failure in the last one loses only that."""
     cache.mkdir(parents=True, exist_ok=True)
     corpus = read_corpus()
-    bench = Bench(plan=plan, cache=cache)
+    bench = Bench(plan=plan, cache=cache, samples=samples)
     machine = _machine()
-    start = time.monotonic()
     sizes: dict[str, Mapping[str, tuple[int, int]]] = {}
     for name in plan.models:
-        model: Model = prepare_model(name, cache)
+        model = prepare_model(name, cache)
         workloads = make_workloads(model, corpus, plan.sizes[name])
+        measure_model(bench, model, workloads)
         sizes[name] = {
             key: (len(workload.texts), workload.total_tokens) for key, workload in workloads.items()
         }
-        measure_model(bench, model, workloads)
-    run = Run(
-        plan=plan,
-        samples=bench.samples,
-        facts=bench.facts,
-        machine=machine,
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
-        corpus=corpus.origin,
-        bulk_texts=BULK_TEXTS,
-        workloads=sizes,
-    )
-    return run, time.monotonic() - start
+        yield Run(
+            plan=plan,
+            samples=samples,
+            facts=bench.facts,
+            machine=machine,
+            versions={name: importlib.metadata.version(name) for name in PACKAGES},
+            corpus=corpus.origin,
+            bulk_texts=BULK_TEXTS,
+            workloads=sizes,
+        )
 
 
 def _machine() -> dict[str, str]:
@@ -116,7 +122,7 @@ def _machine() -> dict[str, str]:
 def write(run: Run, output: Path, seconds: float) -> None:
     """The page, the chart and the raw numbers."""
     output.mkdir(parents=True, exist_ok=True)
-    draw(run.samples, run.plan.models, output / "throughput.png")
+    draw(run.samples, tuple(run.workloads), output / "throughput.png")
     (output / "README.md").write_text(markdown(run, "throughput.png"), encoding="utf-8")
     raw = {
         "machine": run.machine,

@@ -79,7 +79,7 @@ class Batcher:
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
         self._requests: dict[Request, None] = {}  # in order of arrival
-        self._late_turn = False  # two late turns in a row would hold a query for two batches
+        self._after_bulk = False  # whether the last batch was led by more than one batch's work
         self.waiting_tokens = 0
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class Batcher:
 
     def next_batch(self, budget: float) -> list[Picked]:
         """Take the rows of the next batch: at least one if any waits, else those that fit."""
-        queue = self._queue()
+        queue = self._queue(budget)
         if not queue:
             return []
         band = max(queue[0].bands)
@@ -123,15 +123,21 @@ class Batcher:
         self._taken(batch)
         return batch
 
-    def _queue(self) -> list[Request]:
-        """The requests, the one to be served first at the front."""
+    def _queue(self, budget: float) -> list[Request]:
+        """The requests, the one to be served first at the front.
+
+        Whoever was passed over too often goes first, but not when a short request has just waited
+        for a bulk one's batch: it would wait for a second.
+        """
         queue = sorted(self._requests, key=lambda request: (request.priority, request.tokens_left))
-        late = max(queue, key=lambda request: request.passed_over, default=None)
-        is_late = late is not None and late.passed_over >= PATIENCE
-        self._late_turn = is_late and not self._late_turn
-        if late is not None and self._late_turn:
+        if not queue:
+            return queue
+        late = max(queue, key=lambda request: request.passed_over)
+        has_waited = self._after_bulk and queue[0].tokens_left <= budget
+        if late.passed_over >= PATIENCE and not has_waited:
             queue.remove(late)
             queue.insert(0, late)
+        self._after_bulk = queue[0].tokens_left > budget
         return queue
 
     def _taken(self, batch: Sequence[Picked]) -> None:
