@@ -134,7 +134,7 @@ def _model(run: Run, model: str) -> Iterator[str]:
         ("", "tokens/s", "texts/s", "p50", "p99", "generator's own CPU"), _http_rows(run, model)
     )
     yield "Fledge over HTTP, one query:\n"
-    yield _table(("", "p50", "p99"), _query_rows(run, model))
+    yield _table(("", "p50", "p99", "queries a round"), _query_rows(run, model))
 
 
 def _speed_row(run: Run, model: str, engine: str) -> Row:
@@ -201,10 +201,11 @@ def _query_rows(run: Run, model: str) -> Iterator[Row]:
     )
     for title, engine, subject in kinds:
         p50, p99 = (samples.median(model, engine, subject, name) for name in ("p50_ms", "p99_ms"))
-        yield title, _milliseconds(p50), _milliseconds(p99)
-    yield "one batch (for the target above)", _milliseconds(batch_time_ms(samples, model)), ""
+        count = _number(samples.median(model, engine, subject, "count"))
+        yield title, _milliseconds(p50), _milliseconds(p99), count
+    yield "one batch (for the target above)", _milliseconds(batch_time_ms(samples, model)), "", ""
     start = samples.median(model, "http-1", "fresh", "first_vector_s")
-    yield "server's start to first vector", _number(start, "{:.2f} s"), ""
+    yield "server's start to first vector", _number(start, "{:.2f} s"), "", ""
 
 
 def _limits(samples: Samples) -> Iterator[Row]:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fledge.errors import CorruptModel
+
 CONFIG_FILE = "config.json"
 MODULES_FILE = "modules.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -67,6 +69,18 @@ def select(names: Iterable[str]) -> list[str]:
         for name in names
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in FILE_PATTERNS)
     ]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file that another file of the folder names.
+
+    Raises:
+        CorruptModel: it would lie outside, where a repository has no business.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise CorruptModel(f"{folder} names {name!r}, which lies outside of it")
+    return folder / path
 
 
 def what_is_missing(folder: Path) -> str | None:

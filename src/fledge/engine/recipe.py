@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from fledge.engine.architectures.family import EncoderShape, Family
 from fledge.engine.architectures.registry import find_family
+from fledge.engine.folders import inside
 from fledge.engine.modules import Module, Normalize, Pooling, read_json, read_module
 from fledge.errors import CorruptModel, UnsupportedModel
 from fledge.types import Similarity
@@ -112,7 +113,7 @@ def _read_modules(root: Path) -> tuple[Path, list[tuple[Module | None, Path]]]:
         return root, [(Pooling(), root)]
     try:
         entries = sorted(json.loads(path.read_bytes()), key=lambda entry: entry["idx"])
-        kinds = [(_kind(entry["type"]), root / entry["path"]) for entry in entries]
+        kinds = [(_kind(entry["type"]), inside(root, entry["path"])) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptModel(f"{path}: malformed: {error!r}") from error
     if not kinds or kinds[0][0] != "Transformer":

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from fledge.engine.architectures.family import Weight
+from fledge.engine.folders import inside
 from fledge.engine.tensorfile import (
     Array,
     Planned,
@@ -43,6 +45,10 @@ FORMAT_VERSION = 1
 """Part of the cache key: raise it when the stored numbers or their names change."""
 
 SINGLE_FILE = "model.safetensors"
+UNFINISHED = ".converting-"
+ABANDONED_S = 24 * 3600
+"""Far longer than any conversion takes between two writes."""
+
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_FILE = "pytorch_model.bin"
 
@@ -84,10 +90,11 @@ def _shards(folder: Path) -> list[Path]:
         names = sorted({str(name) for name in index["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptModel(f"{folder / INDEX_FILE}: malformed index: {error!r}") from error
-    missing = [name for name in names if not (folder / name).is_file()]
+    paths = [inside(folder, name) for name in names]
+    missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise CorruptModel(f"{folder} lacks {', '.join(missing)}, which its index names")
-    return [folder / name for name in names]
+    return paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,8 @@ def _convert(parts: Sequence[Part], precision: StoredPrecision, path: Path) -> N
         key=lambda entry: -entry[0].dtype.itemsize,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".converting-")
+    _remove_abandoned(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
             write_tensors(
@@ -165,10 +173,18 @@ def _convert(parts: Sequence[Part], precision: StoredPrecision, path: Path) -> N
             )
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the name without the data
+        Path(temporary).chmod(0o644)  # a cache folder may be shared; mkstemp is for one user
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what conversions that were killed have left behind."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        if time.time() - path.stat().st_mtime > ABANDONED_S:
+            path.unlink(missing_ok=True)
 
 
 def _match(part: Part) -> Iterator[tuple[Weight, Located]]:

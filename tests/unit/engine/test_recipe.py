@@ -10,6 +10,7 @@ import pytest
 from fledge.engine.modules import Dense, Normalize, Pooling
 from fledge.engine.recipe import TRANSFORMER_CONFIGS, Recipe, read_recipe
 from fledge.errors import CorruptModel, UnsupportedModel
+from tests.tiny import save_bert
 
 BERT = {
     "model_type": "bert",
@@ -320,3 +321,14 @@ def test_damage_in_any_file_is_a_corrupt_model_that_names_it(
 def test_a_malformed_list_of_modules_is_a_corrupt_model(modules: Any, tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match=r"modules\.json: malformed"):
         read(tmp_path, {"modules.json": modules})
+
+
+@pytest.mark.parametrize("path", ["../1_Pooling", "/tmp/1_Pooling", "a/../../b"])  # noqa: S108 - not written to
+def test_a_module_outside_of_the_folder_is_refused(path: str, tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "model")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = path
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+    with pytest.raises(CorruptModel, match="lies outside"):
+        read_recipe(folder)

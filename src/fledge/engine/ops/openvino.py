@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fledge.engine.ops.protocol import Activation, PoolingMode
 from fledge.engine.ops.runtime import openvino, opset
-from fledge.errors import ComputeError, ModelLoadError
+from fledge.errors import ComputeError, CorruptModel, ModelLoadError
 from fledge.types import Vectors
 
 Node: TypeAlias = Any
@@ -108,6 +108,10 @@ def quantization_group(weights: Mapping[str, Array]) -> int:
     return group if group >= MIN_QUANTIZATION_GROUP else 0
 
 
+class CompileError(ModelLoadError):
+    """The runtime refuses the graph on this machine; in another precision it may not."""
+
+
 class CompiledGraph:
     """A network in memory, ready to run one batch at a time. Not safe for several threads at once.
 
@@ -129,7 +133,7 @@ class CompiledGraph:
             self._compiled = _core().compile_model(model, "CPU", config.properties())
             self._request = self._compiled.create_infer_request()
         except RuntimeError as error:
-            raise ModelLoadError(f"the runtime cannot compile the model: {error}") from error
+            raise CompileError(f"the runtime cannot compile the model: {error}") from error
 
     def run(self, arrays: Mapping[str, Array]) -> Vectors:
         """Compute one batch.
@@ -216,16 +220,27 @@ class OpenVinoOps:
         if dtype == BF16:
             y = opset.convert(y, "f32")
         bias = f"{name}.bias"
-        return opset.add(y, self._row(bias)) if bias in self._weights else y
+        if bias not in self._weights:
+            return y
+        return opset.add(y, self._row(bias, self._weights[weight].shape[0]))
 
-    def _row(self, name: str) -> Node:
-        """A vector as `[1, n]`: copied, since it is small and fused into what it is added to."""
-        return _constant(self._weights[name].reshape(1, -1))
+    def _row(self, name: str, size: int) -> Node:
+        """A vector as `[1, size]`: copied, since it is small and fused into what it is added to.
+
+        Raises:
+            CorruptModel: it has another size; one of 1 would be spread over all in silence.
+        """
+        vector = self._weights[name]
+        if vector.shape != (size,):
+            raise CorruptModel(f"{name} has shape {list(vector.shape)} where [{size}] is expected")
+        return _constant(vector.reshape(1, -1))
 
     def layer_norm(self, x: Node, name: str, *, eps: float) -> Node:
         """Biased variance, `eps` inside the root, as torch."""
         y = opset.mvn(x, _constant(np.array([-1])), True, eps, "INSIDE_SQRT")  # noqa: FBT003 - likewise
-        return opset.add(opset.multiply(y, self._row(f"{name}.weight")), self._row(f"{name}.bias"))
+        size = x.get_output_partial_shape(0)[1].get_length()
+        scaled = opset.multiply(y, self._row(f"{name}.weight", size))
+        return opset.add(scaled, self._row(f"{name}.bias", size))
 
     def activation(self, x: Node, kind: Activation) -> Node:
         """One of `ACTIVATIONS`."""
