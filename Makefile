@@ -50,7 +50,7 @@ docs: $(VENV)/.dev ## write the generated tables of the documentation again
 	PYTHONPATH=. $(BIN)/cog -r $(GENERATED)
 
 test-unit: $(VENV)/.dev ## the tests that need neither torch nor a real model, in under 30 s
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n auto tests/unit
 
 test: $(VENV)/.dev ## every test, with coverage
 	$(BIN)/coverage run -m pytest

@@ -19,10 +19,10 @@ from huggingface_hub import HfApi, constants, scan_cache_dir
 from fledge.engine import folders, hub, sources
 from fledge.errors import CorruptModel, ModelLoadError, ModelNotFound, ModelOffline
 from fledge.settings import DEFAULT_MODEL
-from tests.unit.engine.fake_hub import COMMIT, REPOSITORY, FakeHub
+from tests.processes.fake_hub import COMMIT, REPOSITORY, FakeHub
 from tests.unit.engine.tiny_model import TINY, WEIGHTS, write
 
-SOURCE = Path(__file__).parents[3] / "src"
+SOURCE = Path(__file__).parents[2] / "src"
 LARGE_WEIGHTS = bytes(range(256)) * 94_000
 """More than twice what huggingface_hub writes at once (10 MB)."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from fledge.files.progress import progress_path, read_progress
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 CHUNK = 10
 TEXTS = [f"text number {number}" for number in range(200)]
 
@@ -19,7 +19,7 @@ TEXTS = [f"text number {number}" for number in range(200)]
 def start(source: Path, output: Path, *, die_after: int = -1) -> subprocess.Popen[bytes]:
     log = output.with_suffix(".log")
     arguments = [str(source), str(output), str(log), str(die_after), str(CHUNK)]
-    return subprocess.Popen([sys.executable, "-m", "tests.unit.files.crash", *arguments], cwd=ROOT)
+    return subprocess.Popen([sys.executable, "-m", "tests.processes.crash", *arguments], cwd=ROOT)
 
 
 @pytest.fixture
