@@ -30,6 +30,10 @@ DRAIN_S = 30
 """A guess: longer than most requests take, and no longer than supervisors commonly wait."""
 
 
+KEEP_ALIVE_S = 75
+"""Longer than clients keep idle connections, so that none writes into one that is being closed."""
+
+
 class GreetingServer(uvicorn.Server):
     """A server that says so once it really answers."""
 
@@ -58,6 +62,7 @@ def run(service: Service, settings: Settings, listener: socket.socket, greeting:
         server_header=False,
         lifespan="on",
         timeout_graceful_shutdown=DRAIN_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
     server = GreetingServer(config, greeting)
     # uvicorn sends itself the signal once more when all is done; by then it has been obeyed.

@@ -69,6 +69,11 @@ class Request:
             self.bands.setdefault(band_of(self.lengths[row]), []).append(row)
 
 
+def _urgency(request: Request) -> tuple[int, int]:
+    """The smaller, the sooner."""
+    return request.priority, request.tokens_left
+
+
 Picked = tuple[Request, int]
 """A request, and the number of one of its rows."""
 
@@ -79,7 +84,7 @@ class Batcher:
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
         self._requests: dict[Request, None] = {}  # in order of arrival
-        self._after_bulk = False  # whether the last batch was led by more than one batch's work
+        self._last_urgency = (0, 0)  # of the request that led the last batch
         self.waiting_tokens = 0
 
     def __len__(self) -> int:
@@ -103,7 +108,7 @@ class Batcher:
 
     def next_batch(self, budget: float) -> list[Picked]:
         """Take the rows of the next batch: at least one if any waits, else those that fit."""
-        queue = self._queue(budget)
+        queue = self._queue()
         if not queue:
             return []
         band = max(queue[0].bands)
@@ -123,21 +128,21 @@ class Batcher:
         self._taken(batch)
         return batch
 
-    def _queue(self, budget: float) -> list[Request]:
+    def _queue(self) -> list[Request]:
         """The requests, the one to be served first at the front.
 
-        Whoever was passed over too often goes first, but not when a short request has just waited
-        for a bulk one's batch: it would wait for a second.
+        Whoever was passed over too often goes first, but not when the one with the least left has
+        just waited for the batch of a larger request: it would wait for a second one.
         """
-        queue = sorted(self._requests, key=lambda request: (request.priority, request.tokens_left))
+        queue = sorted(self._requests, key=_urgency)
         if not queue:
             return queue
         late = max(queue, key=lambda request: request.passed_over)
-        has_waited = self._after_bulk and queue[0].tokens_left <= budget
+        has_waited = self._last_urgency > _urgency(queue[0])
         if late.passed_over >= PATIENCE and not has_waited:
             queue.remove(late)
             queue.insert(0, late)
-        self._after_bulk = queue[0].tokens_left > budget
+        self._last_urgency = _urgency(queue[0])
         return queue
 
     def _taken(self, batch: Sequence[Picked]) -> None:

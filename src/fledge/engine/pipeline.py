@@ -21,7 +21,7 @@ from fledge.engine.ops.openvino import (
 )
 from fledge.engine.packing import PackingRules, Row, pack
 from fledge.engine.recipe import Recipe
-from fledge.engine.tensorfile import Array
+from fledge.engine.tensorfile import Array, MappedTensors
 from fledge.engine.tokenizer import Encoded, Tokenizer
 from fledge.engine.tokenizer_files import read_tokenizer
 from fledge.engine.weights import Part, StoredPrecision, open_weights
@@ -31,8 +31,8 @@ from fledge.types import EmbedJob, Tokens, Vectors
 ATTENTION_COST = 3.0
 """How much dearer a multiply-add of attention is than one of a matmul, on the CPUs measured."""
 
-WARM_UP_LENGTHS = (16, 256)
-"""A query's length and a passage's: the first packs the weights, the second tells the speed."""
+WARM_UP_LENGTHS = (16, 64, 64)
+"""The first packs the weights; the last one tells the speed, on a shape that was seen before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ class Pipeline:
             CorruptModel: the model computes no number at all, or more or fewer than it promises.
         """
         rate = 1.0
-        for length in (WARM_UP_LENGTHS[0], *WARM_UP_LENGTHS):
+        for length in WARM_UP_LENGTHS:
             count = min(length, self.tokenizer.max_seq_length)
             start = time.perf_counter()
             vectors = self.compute([Row([0] * count)])
@@ -142,6 +142,22 @@ def load_pipeline(recipe: Recipe, compilation: Compilation) -> Pipeline:
         CorruptModel: tokenizer, weights and config do not fit each other.
         ModelLoadError: the runtime cannot compile it.
     """
+    tokenizer = _open_tokenizer(recipe)
+    weights = _open_weights(recipe, compilation)
+    with weights.transient_pages():
+        graph = _compile(recipe, compilation, weights)
+        try:
+            return Pipeline(recipe, tokenizer, graph)
+        except BaseException as error:
+            graph.close()
+            if isinstance(error, ComputeError):
+                raise CorruptModel(
+                    f"{recipe.folder}: the warm-up inference failed: {error}"
+                ) from error
+            raise
+
+
+def _open_tokenizer(recipe: Recipe) -> Tokenizer:
     files = read_tokenizer(
         recipe.folder, model_type=recipe.model_type, do_lower_case=recipe.do_lower_case
     )
@@ -151,6 +167,10 @@ def load_pipeline(recipe: Recipe, compilation: Compilation) -> Pipeline:
             f"{recipe.folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"but the model only {recipe.shape.vocab_size}"
         )
+    return tokenizer
+
+
+def _open_weights(recipe: Recipe, compilation: Compilation) -> MappedTensors:
     parts = [
         Part(recipe.folder, list(recipe.family.weights(recipe.shape)), recipe.family.prefix),
         *(Part(folder, module.weights) for module, folder in recipe.modules if module.weights),
@@ -162,6 +182,12 @@ def load_pipeline(recipe: Recipe, compilation: Compilation) -> Pipeline:
         cache_dir=compilation.cache_dir,
     )
     _check_tables(recipe, weights)
+    return weights
+
+
+def _compile(
+    recipe: Recipe, compilation: Compilation, weights: Mapping[str, Array]
+) -> CompiledGraph:
     ops = OpenVinoOps(weights)
     try:
         output = recipe.family.forward(ops, recipe.shape)
@@ -174,8 +200,4 @@ def load_pipeline(recipe: Recipe, compilation: Compilation) -> Pipeline:
         threads=compilation.threads,
         quantization_group=_quantization_group(weights, compilation),
     )
-    graph = ops.compile(output, config)
-    try:
-        return Pipeline(recipe, tokenizer, graph)
-    except ComputeError as error:
-        raise CorruptModel(f"{recipe.folder}: the warm-up inference failed: {error}") from error
+    return ops.compile(output, config)

@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,9 +26,9 @@ from fledge.engine.architectures.family import Weight
 from fledge.engine.folders import inside
 from fledge.engine.tensorfile import (
     Array,
+    MappedTensors,
     Planned,
     TensorInfo,
-    map_tensors,
     read_header,
     read_tensor,
     write_tensors,
@@ -108,7 +108,7 @@ class Part:
 
 def open_weights(
     parts: Sequence[Part], *, identity: str, precision: StoredPrecision, cache_dir: Path
-) -> Mapping[str, Array]:
+) -> MappedTensors:
     """The weights by the architecture's names, mapped from the converted cache, made if need be.
 
     Args:
@@ -130,7 +130,7 @@ def open_weights(
     try:
         if not _is_converted(path):
             _convert(parts, precision, path)
-        return map_tensors(path)
+        return MappedTensors(path)
     except OSError as error:
         raise ModelLoadError(
             f"cannot keep converted weights in {path.parent}: {error}; "

@@ -16,8 +16,8 @@ from fledge.engine.tensorfile import (
     ALIGNMENT_BYTES,
     DTYPES,
     Array,
+    MappedTensors,
     Planned,
-    map_tensors,
     read_header,
     read_tensor,
     write_tensors,
@@ -61,7 +61,7 @@ def test_what_is_written_is_read_and_mapped_byte_for_byte(
 ) -> None:
     array = random_array(dtype, shape)
     path = write(tmp_path / "t", {"a": array, "b": array})
-    mapped = map_tensors(path)
+    mapped = MappedTensors(path)
     for name, info in read_header(path).items():
         for read in (read_tensor(path, info), mapped[name]):
             assert (read.dtype, read.shape) == (array.dtype, array.shape)
@@ -77,7 +77,7 @@ def test_the_reference_library_reads_what_is_written_and_the_other_way_round(
     }
     loaded = load_file(write(tmp_path / "ours", arrays))
     save_file(arrays, tmp_path / "theirs", metadata={"format": "np"})
-    theirs = map_tensors(tmp_path / "theirs")
+    theirs = MappedTensors(tmp_path / "theirs")
     for name, array in arrays.items():
         assert loaded[name].tolist() == theirs[name].tolist() == array.tolist()
 
@@ -91,7 +91,7 @@ def test_mapped_tensors_are_read_only_and_aligned_when_larger_items_come_first(
         "byte": np.ones(3, np.int8),
     }
     path = write(tmp_path / "t", arrays)
-    for name, array in map_tensors(path).items():
+    for name, array in MappedTensors(path).items():
         assert not array.flags.writeable
         assert array.ctypes.data % arrays[name].itemsize == 0
     assert read_header(path)["wide"].start % ALIGNMENT_BYTES == 0
@@ -162,7 +162,7 @@ LIES: Mapping[str, Any] = {
 @pytest.mark.parametrize("header", LIES.values(), ids=LIES)
 def test_a_header_that_lies_is_a_corrupt_model(header: Any, tmp_path: Path) -> None:
     path = forge(tmp_path / "t", header, bytes(8))
-    for read in (read_header, map_tensors):
+    for read in (read_header, MappedTensors):
         with pytest.raises(CorruptModel, match=str(path)):
             read(path)
 
@@ -180,7 +180,7 @@ def test_a_file_that_is_no_safetensors_file_is_a_corrupt_model(
 ) -> None:
     path = tmp_path / "t"
     path.write_bytes(content)
-    for read in (read_header, map_tensors):
+    for read in (read_header, MappedTensors):
         with pytest.raises(CorruptModel):
             read(path)
 
@@ -253,6 +253,6 @@ def read_or_refuse(path: Path) -> None:
         infos = read_header(path)
     except CorruptModel:
         return
-    mapped = map_tensors(path)
+    mapped = MappedTensors(path)
     for name, info in infos.items():
         assert read_tensor(path, info).tobytes() == mapped[name].tobytes()

@@ -126,7 +126,6 @@ class CompiledGraph:
         weights: Sequence[Array],
         config: RuntimeConfig,
     ) -> None:
-        self._weights = weights
         self._names = tuple(inputs)
         model = openvino.Model([opset.result(output)], list(inputs.values()), "fledge")
         try:
@@ -134,6 +133,8 @@ class CompiledGraph:
             self._request = self._compiled.create_infer_request()
         except RuntimeError as error:
             raise CompileError(f"the runtime cannot compile the model: {error}") from error
+        # set last, so that it also goes last where nobody called `close`
+        self._weights = weights
 
     def run(self, arrays: Mapping[str, Array]) -> Vectors:
         """Compute one batch.
