@@ -10,10 +10,18 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_url, scan_cache_dir, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_token,
+    hf_hub_url,
+    scan_cache_dir,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     CacheNotFound,
     GatedRepoError,
@@ -132,6 +140,33 @@ def download(model: str) -> Path:
     if missing := folders.what_is_missing(path):
         raise CorruptModel(f"{model}: the repository is not a whole model: {missing}")
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class HubState:
+    """What huggingface_hub made of its environment.
+
+    Attributes:
+        endpoint: the hub's address.
+        is_offline: whether the network is switched off.
+        has_token: whether there is a token; which one is nobody's business.
+        cache: the folder of downloads.
+    """
+
+    endpoint: str
+    is_offline: bool
+    has_token: bool
+    cache: Path
+
+
+def state() -> HubState:
+    """The hub's settings in force."""
+    return HubState(
+        endpoint=constants.ENDPOINT,
+        is_offline=constants.is_offline_mode(),
+        has_token=bool(get_token()),
+        cache=Path(constants.HF_HUB_CACHE).expanduser(),
+    )
 
 
 def endpoint() -> str:

@@ -10,8 +10,9 @@ outside it.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -112,14 +113,19 @@ class Lane:
         # guards the channels and their batchers; held for bookkeeping only, never while computing
         self._wake = threading.Condition()
         self._channels: list[Channel] = []
+        self._arriving_tokens = 0  # about so many are being tokenized, and will wait soon
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="fledge-lane", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def attach(self, channel: Channel) -> None:
         """Let a model's work be computed."""
+        if self._closing and self._thread is not None:
+            self._thread.join()  # the last model has left; this one gets a thread of its own
         with self._wake:
             self._channels.append(channel)
-            if self._thread.ident is None:
+            if not self.alive:
+                self._closing = False
+                self._thread = threading.Thread(target=self._run, name="fledge-lane", daemon=True)
                 self._thread.start()
 
     def detach(self, channel: Channel) -> None:
@@ -132,7 +138,27 @@ class Lane:
                 return
             self._closing = True
             self._wake.notify_all()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
+
+    @contextmanager
+    def arriving(self, channel: Channel, tokens: int) -> Iterator[None]:
+        """Announce work while it is tokenized, so that what waits for that is bounded as well.
+
+        Args:
+            tokens: about how many there will be.
+
+        Raises:
+            Overloaded: more are waiting and arriving than may.
+        """
+        with self._wake:
+            self._admit(channel, tokens)
+            self._arriving_tokens += tokens
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._arriving_tokens -= tokens
 
     def submit(
         self, channel: Channel, rows: Sequence[Row], *, priority: int, deadline: float | None
@@ -153,20 +179,21 @@ class Lane:
         with self._wake:
             if self._closing or not channel.is_open:
                 raise BackendUnavailable("the model is being unloaded")
-            self._admit(channel, request)
+            self._admit(channel, request.tokens_left)
             channel.works[request] = work
             channel.batcher.add(request)
             self._wake.notify_all()
         work.future.add_done_callback(lambda _: self._forget(channel, work))
         return work.future
 
-    def _admit(self, channel: Channel, request: Request) -> None:
+    def _admit(self, channel: Channel, tokens: int) -> None:
         """Refuse work beyond the limit, unless nothing waits: one big request always may."""
         waiting = sum(one.batcher.waiting_tokens for one in self._channels)
-        if waiting and waiting + request.tokens_left > self._max_queued_tokens:
+        waiting += self._arriving_tokens
+        if waiting and waiting + tokens > self._max_queued_tokens:
             raise Overloaded(
                 f"{waiting} tokens are waiting already, and at most {self._max_queued_tokens} may "
-                f"(max_queued_tokens); this request has {request.tokens_left}: try again later",
+                f"(max_queued_tokens); this request has about {tokens}: try again later",
                 retry_after_s=max(1.0, waiting / channel.rate),
             )
 
@@ -181,7 +208,7 @@ class Lane:
     @property
     def alive(self) -> bool:
         """Whether the thread runs; false once the last model has left, or if it ever died."""
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
         try:

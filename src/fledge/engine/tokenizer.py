@@ -16,6 +16,15 @@ from fledge.types import Item, Tokens, Truncation
 CHARS_PER_TOKEN = 24
 """How far into a text the first look goes, per token of the limit. Most text has 2 to 6."""
 
+MAX_CHARS_PER_TOKEN = 1_000
+MIN_CAP_CHARS = 250_000
+"""How far into a text any look goes: so many characters per token of the limit, or so many in all.
+Beyond that there is only what gives hardly any tokens, as white space or one endless word; the text
+counts as cut. It bounds the work on one text to about 0.3 s."""
+
+SHORT_CHARS = 1_000
+"""A text up to this length is tokenized in about 0.2 ms."""
+
 SPARE_TOKENS = 64
 """Tokens that a first look must give beyond the limit before its cut end may be ignored; and as
 many again as a word may have characters, since a word that is longer than a WordPiece vocabulary
@@ -36,6 +45,14 @@ class Encoded:
 
     row: Row
     truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen of a text: its tokens, and whether it was seen to its end."""
+
+    ids: Sequence[int]
+    is_whole: bool
 
 
 class Tokenizer:
@@ -90,20 +107,24 @@ class Tokenizer:
         _check_unicode(items)
         masked = self._prompt_tokens(prompt, limit) if prompt and mask_prompt else 0
         texts = [(prompt or "") + item for item in items if isinstance(item, str)]
-        encoded = iter(self._encode_texts(texts, limit, truncation))
+        looks = iter(self._look(texts, limit, truncation))
         rows = []
         for index, item in enumerate(items):
             if isinstance(item, str):
-                ids, cut = next(encoded)
+                look = next(looks)
+                count, is_whole = len(look.ids), look.is_whole
+                ids = self._cut(look.ids, limit, truncation)
                 row = Row(ids, min(masked, len(ids)))
             else:
-                ids, cut = self._checked_ids(item, index, limit, truncation)
+                count, is_whole = len(item), True
+                ids = self._checked_ids(item, index, limit, truncation)
                 row = Row(ids)
-            if cut and truncation.refuse:
-                raise _too_long(index, limit)
+            is_cut = count > limit or not is_whole
+            if is_cut and truncation.refuse:
+                raise _too_long(index, limit, count, is_whole=is_whole)
             if not ids:
                 raise EmptyInput(f"`items[{index}]` has no tokens", field=f"items[{index}]")
-            rows.append(Encoded(row, cut))
+            rows.append(Encoded(row, is_cut))
         return rows
 
     def _limit(self, truncation: Truncation) -> int:
@@ -117,62 +138,59 @@ class Tokenizer:
             )
         return min(truncation.max_tokens, self.max_seq_length)
 
-    def _encode_texts(
-        self, texts: Sequence[str], limit: int, truncation: Truncation
-    ) -> list[tuple[Sequence[int], bool]]:
-        first = [self._head(text, limit * CHARS_PER_TOKEN, truncation) for text in texts]
-        if len(first) == 1:
-            encodings = [self._tokenizer.encode(first[0])]
-        else:
-            encodings = self._tokenizer.encode_batch_fast(first)
-        return [
-            self._cut(
-                self._longer_look(text, head, encoding.ids, limit, truncation), limit, truncation
-            )
-            for text, head, encoding in zip(texts, first, encodings, strict=True)
+    def _look(self, texts: Sequence[str], limit: int, truncation: Truncation) -> list[_Look]:
+        """Tokenize as much of each text as its first tokens depend on."""
+        heads = [_head(text, limit * CHARS_PER_TOKEN, truncation) for text in texts]
+        looks = [
+            _Look(ids, is_whole=len(head) == len(text))
+            for text, head, ids in zip(texts, heads, self._encode(heads), strict=True)
         ]
+        for number, (text, head) in enumerate(zip(texts, heads, strict=True)):
+            looks[number] = self._look_further(text, head, looks[number], limit, truncation)
+        return looks
 
-    @staticmethod
-    def _head(text: str, chars: int, truncation: Truncation) -> str:
-        """The end of a text that survives truncation, and a little more."""
-        if len(text) <= chars:
-            return text
-        return text[:chars] if truncation.side == "right" else text[-chars:]
+    def _encode(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """Token ids, special ones included.
 
-    def _longer_look(
-        self, text: str, head: str, ids: Sequence[int], limit: int, truncation: Truncation
-    ) -> Sequence[int]:
-        """Look further into a text as long as its cut end could still show in the first tokens."""
-        while len(head) < len(text) and len(ids) < limit + self._spare:
-            head = self._head(text, 4 * len(head), truncation)
-            ids = self._tokenizer.encode(head).ids
-        return ids
+        Only the functions for lists let other threads run meanwhile; for one short text, handing
+        over would take longer than the work.
+        """
+        if len(texts) == 1 and len(texts[0]) <= SHORT_CHARS:
+            return [self._tokenizer.encode(texts[0]).ids]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
-    def _cut(
-        self, ids: Sequence[int], limit: int, truncation: Truncation
-    ) -> tuple[Sequence[int], bool]:
+    def _look_further(
+        self, text: str, head: str, look: _Look, limit: int, truncation: Truncation
+    ) -> _Look:
+        """Look on while the end of the look could show in the first tokens, but not for ever."""
+        most_chars = max(limit * MAX_CHARS_PER_TOKEN, MIN_CAP_CHARS)
+        while not look.is_whole and len(look.ids) < limit + self._spare and len(head) < most_chars:
+            head = _head(text, min(4 * len(head), most_chars), truncation)
+            look = _Look(self._encode([head])[0], is_whole=len(head) == len(text))
+        return look
+
+    def _cut(self, ids: Sequence[int], limit: int, truncation: Truncation) -> Sequence[int]:
         """Cut between the special tokens, on the side that the caller chose."""
         if len(ids) <= limit:
-            return ids, False
+            return ids
         body = ids[self._prefix : len(ids) - self._suffix]
         room = limit - self._prefix - self._suffix
         kept = body[:room] if truncation.side == "right" else body[len(body) - room :]
-        return [*ids[: self._prefix], *kept, *ids[len(ids) - self._suffix :]], True
+        return [*ids[: self._prefix], *kept, *ids[len(ids) - self._suffix :]]
 
     def _checked_ids(
         self, ids: Sequence[int], index: int, limit: int, truncation: Truncation
-    ) -> tuple[Sequence[int], bool]:
+    ) -> Sequence[int]:
         """Token ids are used as they are: nothing is added, and cutting knows no special tokens."""
-        for token in ids:
+        kept = ids[:limit] if truncation.side == "right" else ids[max(len(ids) - limit, 0) :]
+        for token in kept:
             if not 0 <= token < self.vocab_size:
                 raise InvalidRequest(
                     f"`items[{index}]` has the token id {token}; "
                     f"this model's ids go from 0 to {self.vocab_size - 1}",
                     field=f"items[{index}]",
                 )
-        if len(ids) <= limit:
-            return ids, False
-        return (ids[:limit] if truncation.side == "right" else ids[len(ids) - limit :]), True
+        return kept
 
     def _prompt_tokens(self, prompt: str, limit: int) -> int:
         """Tokens that pooling leaves out: the prompt's own and the special ones before it.
@@ -194,9 +212,19 @@ class Tokenizer:
         return [Tokens(encoding.ids, encoding.offsets) for encoding in encodings]
 
 
-def _too_long(index: int, limit: int) -> InputTooLong:
+def _head(text: str, chars: int, truncation: Truncation) -> str:
+    """The end of a text that survives truncation, and a little more."""
+    if len(text) <= chars:
+        return text
+    return text[:chars] if truncation.side == "right" else text[-chars:]
+
+
+def _too_long(index: int, limit: int, count: int, *, is_whole: bool) -> InputTooLong:
+    seen = (
+        f"{count} tokens" if is_whole else f"more than {limit} tokens, or far too many characters"
+    )
     return InputTooLong(
-        f"`items[{index}]` has more than {limit} tokens, the most that this model takes; "
+        f"`items[{index}]` has {seen}; this model takes at most {limit}: "
         "shorten it, or ask for truncation",
         field=f"items[{index}]",
     )

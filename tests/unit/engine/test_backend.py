@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from fledge.engine import backend as backend_module
 from fledge.engine import cpu
-from fledge.engine.backend import INLINE_CHARS, LocalBackend, load_backend
+from fledge.engine.backend import LocalBackend, load_backend
 from fledge.engine.batcher import Cost
 from fledge.engine.lane import Channel, Lane
 from fledge.engine.ops.openvino import CompileError
@@ -22,6 +22,7 @@ from fledge.engine.packing import Row
 from fledge.engine.pipeline import Compilation, Pipeline, load_pipeline
 from fledge.engine.recipe import Recipe
 from fledge.engine.sources import ModelFolder
+from fledge.engine.tokenizer import SHORT_CHARS
 from fledge.errors import (
     BackendUnavailable,
     ComputeError,
@@ -147,7 +148,7 @@ def test_texts_too_many_for_the_event_loop_are_tokenized_elsewhere_with_the_same
     backend: LocalBackend,
 ) -> None:
     item = "w4 " * 20
-    many = INLINE_CHARS // len(item) + 1
+    many = SHORT_CHARS // len(item) + 1
     assert np.allclose(
         embed(backend, *[item] * many).vectors, embed(backend, item).vectors, atol=5e-6
     )
@@ -244,7 +245,7 @@ def test_a_model_is_warm_until_it_is_closed_and_may_be_closed_twice(
     backend.close()
     asyncio.run(backend.aclose())
     assert backend.health().state == "cold"
-    for item in ("w4", "w4 " * INLINE_CHARS):
+    for item in ("w4", "w4 " * SHORT_CHARS):
         with pytest.raises(BackendUnavailable):
             embed(backend, item)
     with pytest.raises(BackendUnavailable):

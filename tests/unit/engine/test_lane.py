@@ -411,3 +411,23 @@ def test_a_slow_model_gets_smaller_batches() -> None:
     assert sizes[0] == 1000
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-2] < 700
+
+
+def test_work_that_is_still_being_tokenized_counts_as_waiting_until_it_is_queued() -> None:
+    bench = Bench(max_queued_tokens=100)
+    with bench.lane.arriving(bench.channel, 60):
+        with pytest.raises(Overloaded, match="60 tokens are waiting"):
+            bench.submit(1, length=41)
+        with pytest.raises(Overloaded), bench.lane.arriving(bench.channel, 41):
+            pass
+    assert result(bench.submit(1, length=41)) == [[1, 41]]
+    bench.close()
+
+
+def test_a_model_that_comes_after_the_last_one_has_left_is_computed(bench: Bench) -> None:
+    bench.lane.detach(bench.channel)
+    assert not bench.lane.alive
+
+    later = bench.attach(Model())
+
+    assert result(bench.submit(7, channel=later)) == [[7, 1]]

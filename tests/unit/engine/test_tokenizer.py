@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from fledge.engine.tokenizer import CHARS_PER_TOKEN, Encoded, Tokenizer
+from fledge.engine.tokenizer import CHARS_PER_TOKEN, MIN_CAP_CHARS, Encoded, Tokenizer
 from fledge.engine.tokenizer_files import TokenizerFiles, read_tokenizer
 from fledge.errors import CorruptModel, EmptyInput, InputTooLong, InvalidRequest
 from fledge.types import Item, Truncation, TruncationSide
@@ -127,7 +127,8 @@ def test_a_limit_without_room_for_a_text_is_refused(max_tokens: int, tmp_path: P
 @pytest.mark.parametrize("item", [TEXT, IDS])
 def test_an_item_that_is_too_long_can_be_refused_by_its_number(item: Item, tmp_path: Path) -> None:
     refuse = Truncation(side="right", refuse=True)
-    with pytest.raises(InputTooLong, match=r"`items\[1\]` has more than 5 tokens") as raised:
+    message = r"`items\[1\]` has \d tokens; this model takes at most 5"
+    with pytest.raises(InputTooLong, match=message) as raised:
         encode(load(tmp_path, limit=5), "w10", item, truncation=refuse)
     assert raised.value.field == "items[1]"
     assert ids_of(load(tmp_path, limit=8), TEXT, truncation=refuse) == [[CLS, *IDS, SEP]]
@@ -355,3 +356,14 @@ def test_a_word_that_is_one_unknown_token_stays_so_where_a_look_ends_within_it(
 def test_a_text_without_a_single_token_in_its_first_100000_characters_is_still_read() -> None:
     tokenizer, _ = of_kind("WordPiece")
     assert ids_of(tokenizer, " " * 10**5 + "a b") == [[CLS, 4, 5, SEP]]
+
+
+def test_no_look_goes_on_for_ever_and_what_it_did_not_see_counts_as_cut() -> None:
+    tokenizer, _ = of_kind("WordPiece")
+    endless = "a" + " " * MIN_CAP_CHARS + "b"
+
+    (row,) = encode(tokenizer, endless, truncation=RIGHT)
+
+    assert (list(row.row.ids), row.truncated) == ([CLS, 4, SEP], True)
+    with pytest.raises(InputTooLong, match="has more than"):
+        encode(tokenizer, endless, truncation=Truncation(side="right", refuse=True))

@@ -174,7 +174,7 @@ class OpenVinoOps:
 
     def compile(self, output: Node, config: RuntimeConfig) -> CompiledGraph:
         """End the graph in `output` and make it ready to run."""
-        return CompiledGraph(output, self._inputs, self._used, config)
+        return CompiledGraph(_typed(output, "f32"), self._inputs, self._used, config)
 
     def _input(self, name: str) -> Node:
         if name not in self._inputs:
@@ -207,7 +207,11 @@ class OpenVinoOps:
         return _constant(self._weights[table][row : row + 1].astype(np.float32))
 
     def linear(self, x: Node, name: str) -> Node:
-        """Typed by how the weights are stored: float32, bf16, or int8 with scales."""
+        """Typed by how the weights are stored: float32, bf16, or int8 with scales.
+
+        In bf16 the result stays bf16, since a conversion in between would keep the runtime from
+        computing bias and activation in the same kernel.
+        """
         weight = f"{name}.weight"
         dtype = self._weights[weight].dtype
         factor = self._weight(weight)
@@ -215,15 +219,12 @@ class OpenVinoOps:
             factor = opset.multiply(
                 opset.convert(factor, "f32"), _constant(self._weights[f"{weight}_scale"])
             )
-        elif dtype == BF16:
-            x = opset.convert(x, "bf16")
-        y = opset.matmul(x, factor, False, True)  # noqa: FBT003 - the runtime's own signature
-        if dtype == BF16:
-            y = opset.convert(y, "f32")
+        kind = "bf16" if dtype == BF16 else "f32"
+        y = opset.matmul(_typed(x, kind), factor, False, True)  # noqa: FBT003 - the runtime's own signature
         bias = f"{name}.bias"
         if bias not in self._weights:
             return y
-        return opset.add(y, self._row(bias, self._weights[weight].shape[0]))
+        return opset.add(y, _typed(self._row(bias, self._weights[weight].shape[0]), kind))
 
     def _row(self, name: str, size: int) -> Node:
         """A vector as `[1, size]`: copied, since it is small and fused into what it is added to.
@@ -238,7 +239,7 @@ class OpenVinoOps:
 
     def layer_norm(self, x: Node, name: str, *, eps: float) -> Node:
         """Biased variance, `eps` inside the root, as torch."""
-        y = opset.mvn(x, _constant(np.array([-1])), True, eps, "INSIDE_SQRT")  # noqa: FBT003 - likewise
+        y = opset.mvn(_typed(x, "f32"), _constant(np.array([-1])), True, eps, "INSIDE_SQRT")  # noqa: FBT003 - likewise
         size = x.get_output_partial_shape(0)[1].get_length()
         scaled = opset.multiply(y, self._row(f"{name}.weight", size))
         return opset.add(scaled, self._row(f"{name}.bias", size))
@@ -248,8 +249,8 @@ class OpenVinoOps:
         return ACTIVATIONS[kind](x)
 
     def add(self, a: Node, b: Node) -> Node:
-        """With NumPy's broadcasting."""
-        return opset.add(a, b)
+        """With NumPy's broadcasting, in float32."""
+        return opset.add(_typed(a, "f32"), _typed(b, "f32"))
 
     def concat(self, parts: Sequence[Node]) -> Node:
         """Along the last axis."""
@@ -275,6 +276,7 @@ class OpenVinoOps:
         scores = self._mask_scores()
         if bias is not None:
             scores = opset.add(scores, bias)
+        scores = opset.convert_like(scores, q)
         y = opset.scaled_dot_product_attention(padded(q), padded(k), padded(v), scores)
         y = opset.reshape(opset.transpose(y, swap), _constant(np.array([-1, hidden])), False)  # noqa: FBT003 - likewise
         return _gather(y, self._input("unpad"))
@@ -286,7 +288,8 @@ class OpenVinoOps:
         return opset.unsqueeze(scores, _constant(np.array([1, 2])))
 
     def pool(self, x: Node, mode: PoolingMode) -> Node:
-        """`[T, hidden]` -> `[B, hidden]`; the means take their weights from packing."""
+        """`[T, hidden]` -> `[B, hidden]` float32; the means take their weights from packing."""
+        x = _typed(x, "f32")
         if mode in ("cls", "lasttoken"):
             return _gather(x, self._input("first" if mode == "cls" else "last"))
         rows = _gather(x, self._input("pad"))
@@ -301,7 +304,7 @@ class OpenVinoOps:
 
     def normalize(self, x: Node) -> Node:
         """`x / max(|x|, 1e-12)`."""
-        return opset.normalize_l2(x, _constant(np.array([-1])), 1e-24, "max")
+        return opset.normalize_l2(_typed(x, "f32"), _constant(np.array([-1])), 1e-24, "max")
 
 
 @functools.cache
@@ -313,6 +316,11 @@ def _core() -> Any:
     segfault (OpenVINO 2026.4).
     """
     return openvino.Core()
+
+
+def _typed(x: Node, kind: str) -> Node:
+    """`x` in a type of numbers; itself if it has that type."""
+    return x if x.get_output_element_type(0).get_type_name() == kind else opset.convert(x, kind)
 
 
 def _axis_0() -> Node:
