@@ -15,7 +15,8 @@ from fledge.settings import Settings
 
 if TYPE_CHECKING:
     from fledge.engine.cpu import CpuFeatures
-    from fledge.engine.sources import Available
+    from fledge.engine.hub import HubState
+    from fledge.engine.sources import Available, ModelFolder
 
 
 def _engine(module: str) -> Any:
@@ -27,11 +28,12 @@ def build_service(settings: Settings) -> Service:
     """Load every model of the settings and put the service over them. Blocks while it loads.
 
     Raises:
+        SettingsError: there is no model to load, or two would answer to one id.
         ModelLoadError: a model cannot be found or loaded; those loaded before it are let go.
     """
     if not settings.models:
         raise SettingsError("models is empty; name at least one model to serve")
-    sources = [_engine("sources").find(model) for model in dict.fromkeys(settings.models)]
+    sources = _different([_engine("sources").find(model) for model in settings.models])
     lane = _engine("lane").Lane(
         batch_target_ms=settings.batch_target_ms, max_queued_tokens=settings.max_queued_tokens
     )
@@ -54,6 +56,23 @@ def build_service(settings: Settings) -> Service:
     return Service(backends, settings)
 
 
+def _different(sources: Sequence["ModelFolder"]) -> list["ModelFolder"]:
+    """Each model once, however often and in whatever spelling it was named.
+
+    Raises:
+        SettingsError: two folders have the same id, so that requests could not tell them apart.
+    """
+    by_id: dict[str, ModelFolder] = {}
+    for source in sources:
+        first = by_id.setdefault(source.id, source)
+        if first.path.resolve() != source.path.resolve():
+            raise SettingsError(
+                f"models: {first.path} and {source.path} would both be served as {source.id}; "
+                "rename one of the folders, whose name is the model's id, or leave one out"
+            )
+    return list(by_id.values())
+
+
 def pull(model: str, settings: Settings) -> Path:  # noqa: ARG001 - the hub's own variables decide
     """Download a model, unless it is here already, and say where it is.
 
@@ -68,6 +87,12 @@ def describe_models(settings: Settings) -> list[tuple[str, str, int]]:  # noqa: 
     """Every model that is on this machine: its id, where it is from, its size in bytes."""
     found: Sequence[Available] = _engine("sources").available()
     return [(one.folder.id, one.folder.origin, one.size_bytes) for one in found]
+
+
+def hub_state() -> "HubState":
+    """Which hub is asked, and whether it may be, for people to see."""
+    state: HubState = _engine("hub").state()
+    return state
 
 
 def describe_machine(settings: Settings) -> list[tuple[str, str]]:

@@ -66,6 +66,23 @@ def find_prompt(
     return name, card.prompts[name] or None
 
 
+def check_lengths(
+    inputs: Sequence[object], field_name: str, *, max_inputs: int, max_ids: int
+) -> None:
+    """Refuse by length alone, so that far too much costs no look at what it is.
+
+    Raises:
+        TooManyInputs: more inputs, or more token ids in all, than one request may carry.
+    """
+    _check_count(inputs, field_name, max_inputs)
+    id_count = sum(len(item) for item in inputs if isinstance(item, list))
+    if id_count > max_ids:
+        raise TooManyInputs(
+            f"`{field_name}` has {id_count} token ids; one request takes at most {max_ids}",
+            field=field_name,
+        )
+
+
 def check_inputs(
     inputs: Sequence[Item], path: Path, field_name: str, card: ModelCard, max_inputs: int
 ) -> None:
@@ -78,11 +95,7 @@ def check_inputs(
     """
     if not inputs:
         raise EmptyInput(f"`{field_name}` is an empty list: give at least one", field=field_name)
-    if len(inputs) > max_inputs:
-        raise TooManyInputs(
-            f"`{field_name}` has {len(inputs)} entries; one request takes at most {max_inputs}",
-            field=field_name,
-        )
+    _check_count(inputs, field_name, max_inputs)
     for index, item in enumerate(inputs):
         if not item:
             kind = "text" if isinstance(item, str) else "list of token ids"
@@ -141,6 +154,14 @@ def respelled(
     else:
         message = f"`{spelled}`: {message}"
     return type(error)(message, field=spelled)
+
+
+def _check_count(inputs: Sequence[object], field_name: str, max_inputs: int) -> None:
+    if len(inputs) > max_inputs:
+        raise TooManyInputs(
+            f"`{field_name}` has {len(inputs)} entries; one request takes at most {max_inputs}",
+            field=field_name,
+        )
 
 
 def _check_ids(ids: Sequence[int], path: str, card: ModelCard) -> None:

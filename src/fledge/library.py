@@ -9,11 +9,10 @@ Everything is computed by the same service that answers HTTP. It is asynchronous
 methods run it on one event loop in a thread of its own, so they work anywhere, in a notebook too.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge import bootstrap
+from fledge.arguments import as_count, as_items, as_name, as_side, as_text, as_texts
 from fledge.background import BackgroundLoop
 from fledge.errors import InvalidRequest
 from fledge.files.ordered import CHUNK_ITEMS, in_order, next_chunk
@@ -29,7 +29,7 @@ from fledge.inputs import check_inputs, item_path
 from fledge.service import CompareRequest, CompareResponse, EmbedRequest, EmbedResponse, Service
 from fledge.settings import Settings, load_settings
 from fledge.types import Item, ModelCard, Precision, Truncation, TruncationSide, Vectors
-from fledge.vectors import similarity
+from fledge.vectors import ranking, similarity
 
 Result = TypeVar("Result")
 Texts: TypeAlias = Item | Sequence[Item]
@@ -166,8 +166,8 @@ class Model:
                 like `SentenceTransformer.encode`.
             dimensions: keep the first so many numbers; sensible for models trained for it.
             truncate: cut texts that are too long; False raises `InputTooLong` instead.
-            truncation_direction: the side that is cut away, "left" or "right"; None means the one
-                that the model's tokenizer names, mostly "right".
+            truncation_direction: the side that is cut away, "left" or "right" in any case; None
+                means the one that the model's tokenizer names, mostly "right".
 
         Raises:
             EmptyInput: a text is empty. An empty list is fine, and gives an array `[0, dim]`.
@@ -223,19 +223,21 @@ class Model:
 
         Raises:
             EmptyInput: the query or a document is empty.
-            InvalidRequest: `top_n` is less than 1, or a prompt is unknown.
+            InvalidRequest: `top_n` is less than 1, a prompt is unknown, or an argument is of
+                another kind.
         """
-        if top_n is not None and top_n < 1:
-            raise InvalidRequest(f"`top_n` is {top_n}; it must be at least 1", field="top_n")
+        best = as_count("top_n", top_n)
+        if best is not None and best < 1:
+            raise InvalidRequest(f"`top_n` is {best}; it must be at least 1", field="top_n")
         request = CompareRequest(
-            query=query,
+            query=as_text("query", query),
             documents=(),
-            query_prompt_name=prompt_name,
-            document_prompt_name=document_prompt_name,
+            query_prompt_name=as_name("prompt_name", prompt_name),
+            document_prompt_name=as_name("document_prompt_name", document_prompt_name),
         )
-        scores = self._run(partial(self._scores, request, list(documents)))
-        best_first = np.argsort(-scores, kind="stable")[:top_n]
-        return [Ranked(int(i), float(scores[i]), documents[int(i)]) for i in best_first]
+        texts = as_texts("documents", documents)
+        scores = self._run(partial(self._scores, request, texts))
+        return [Ranked(index, score, texts[index]) for index, score in ranking(scores, best)]
 
     def close(self) -> None:
         """Finish what was asked, then give back memory and threads. Safe to call twice."""
@@ -312,43 +314,6 @@ class Model:
         return scores
 
 
-def as_items(texts: Texts | Iterable[Any]) -> tuple[list[Item], bool]:
-    """A list of inputs, and whether the caller gave one bare input.
-
-    Raises:
-        InvalidRequest: something in it is neither a text nor a list of token ids.
-    """
-    if isinstance(texts, str):
-        return [texts], True
-    if not isinstance(texts, Iterable):
-        raise InvalidRequest(f"`texts` is {_kind(texts)}; give a text or a list of texts")
-    values = list(texts)
-    if values and all(_is_id(value) for value in values):
-        return [[int(value) for value in values]], True
-    return [_as_item(value, index) for index, value in enumerate(values)], False
-
-
-def _as_item(value: Any, index: int) -> Item:  # Any: whatever the caller's list holds
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Iterable) and not isinstance(value, bytes):
-        ids = list(value)
-        if all(_is_id(one) for one in ids):
-            return [int(one) for one in ids]
-    raise InvalidRequest(
-        f"`texts[{index}]` is {_kind(value)}; give a text or a list of token ids",
-        field=f"texts[{index}]",
-    )
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _kind(value: object) -> str:
-    return "None" if value is None else f"of type {type(value).__name__}"
-
-
 def _request(
     prompt_name: str | None,
     normalize: bool | None,  # noqa: FBT001 - private, and named where it is called from
@@ -359,10 +324,10 @@ def _request(
 ) -> EmbedRequest:
     return EmbedRequest(
         inputs=(),
-        prompt_name=prompt_name,
+        prompt_name=as_name("prompt_name", prompt_name),
         normalize="model" if normalize is None else normalize,
-        dimensions=dimensions,
-        truncation=Truncation(side=side, refuse=refuse),
+        dimensions=as_count("dimensions", dimensions),
+        truncation=Truncation(side=as_side("truncation_direction", side), refuse=refuse),
         field="texts",
     )
 

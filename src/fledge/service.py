@@ -39,7 +39,7 @@ from fledge.types import (
     Truncation,
     Vectors,
 )
-from fledge.vectors import cut_dimensions, normalize, similarity
+from fledge.vectors import cut_dimensions, normalize, ranking, similarity
 
 Normalization: TypeAlias = bool | Literal["model", "similarity"]
 """True, false; `model`: as the model's own modules decide; `similarity`: normalized unless the
@@ -145,8 +145,7 @@ class CompareResponse(Answer):
 
     def ranking(self, top_n: int | None = None) -> list[tuple[int, float]]:
         """Index and score of the `top_n` best documents, best first; ties keep their order."""
-        best_first = np.argsort(-self.scores, kind="stable")[:top_n]
-        return [(int(index), float(self.scores[index])) for index in best_first]
+        return ranking(self.scores, top_n)
 
 
 class Service:

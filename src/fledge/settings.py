@@ -5,22 +5,48 @@ The descriptions below are the help texts and the table in `docs/configuration.m
 """
 
 import os
+import re
+import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as SourceError
 
 from fledge.errors import SettingsError
+from fledge.names import as_host, as_origin, listed
 from fledge.types import Precision
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 ENV_PREFIX = "FLEDGE_"
+SETTINGS_FILE = Path("fledge.toml")
+
+Names: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
+Hosts: TypeAlias = Annotated[
+    tuple[Annotated[str, AfterValidator(as_host)], ...], NoDecode, BeforeValidator(listed)
+]
+Origins: TypeAlias = Annotated[
+    tuple[Annotated[str, AfterValidator(as_origin)], ...], NoDecode, BeforeValidator(listed)
+]
+
+
+def default_cache_dir() -> Path:
+    """Where the desktop's convention has it; a variable that is set to nothing counts as unset."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fledge"
 
 
 class HuggingFaceSettings(BaseModel):
@@ -44,10 +70,10 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
-        toml_file="fledge.toml",
+        toml_file=SETTINGS_FILE,
     )
 
-    models: tuple[str, ...] = Field(
+    models: Names = Field(
         (DEFAULT_MODEL,),
         description="Models to serve: hub ids or local folders. The first one answers requests "
         "that name no model.",
@@ -74,13 +100,13 @@ class Settings(BaseSettings):
         description="Serve without keys on an address that is not loopback. Only behind something "
         "that checks callers itself.",
     )
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: Hosts = Field(
         (),
         description="Host names, besides loopback ones and `host`, that requests may be addressed "
         'to; "*" allows any. A page in a browser cannot reach a keyless instance under a name '
         "that is not listed.",
     )
-    cors_allow_origins: tuple[str, ...] = Field(
+    cors_allow_origins: Origins = Field(
         (),
         description="Origins whose pages may call this server from a browser, as "
         '"https://app.example.org"; "*" allows any. Empty: only pages of this server itself.',
@@ -119,7 +145,7 @@ class Settings(BaseSettings):
         "bulk work; larger gains a few percent of throughput. 20 to 50 is sensible on a CPU.",
     )
     cache_dir: Path = Field(
-        Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "fledge",
+        default_factory=default_cache_dir,
         description="Where converted weights are kept: up to the size of each model, once per "
         "precision. Safe to delete while no Fledge runs.",
     )
@@ -145,8 +171,8 @@ def load_settings(**flags: Any) -> Settings:
     """The settings in force: flags given as keywords (None means not given) over everything else.
 
     Raises:
-        SettingsError: a value is malformed or out of range, or a name is unknown; all of them in
-            one message.
+        SettingsError: a value is malformed or out of range, or a name is unknown, all of them in
+            one message; or the file or a variable cannot be read at all.
     """
     known = {name.upper() for name in Settings.model_fields}
     unknown = [
@@ -167,4 +193,23 @@ def load_settings(**flags: Any) -> Settings:
             for problem in error.errors(include_url=False, include_input=False)
         )
         raise SettingsError(f"settings: {problems}") from None
+    except SourceError as error:
+        raise SettingsError(_unread_variable(str(error))) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"{SETTINGS_FILE} cannot be read: {reason}") from None
     return settings
+
+
+def _unread_variable(message: str) -> str:
+    """The variable in the place of the source's class and field, of which no user knows."""
+    field = re.search(r'field "(\w+)"', message)
+    if field is None:
+        return f"settings: {message}"
+    name = field[1]
+    section = Settings.model_fields[name].annotation if name in Settings.model_fields else None
+    message = f"{ENV_PREFIX}{name.upper()} cannot be read: it must be JSON"
+    if not (isinstance(section, type) and issubclass(section, BaseModel)):
+        return message
+    choices = ", ".join(f"{ENV_PREFIX}{name}__{choice}".upper() for choice in section.model_fields)
+    return f"{message}; or set {choices}"

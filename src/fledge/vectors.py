@@ -47,6 +47,12 @@ def similarity(a: Vectors, b: Vectors, kind: Similarity) -> NDArray[np.float32]:
     return -_manhattan(a, b)
 
 
+def ranking(scores: NDArray[np.float32], top_n: int | None = None) -> list[tuple[int, float]]:
+    """Index and score of the `top_n` largest scores, best first; ties keep their order."""
+    best_first = np.argsort(-scores, kind="stable")[:top_n]
+    return [(int(index), float(scores[index])) for index in best_first]
+
+
 def to_base64(vectors: Vectors) -> list[str]:
     """Each row as base64 of its little-endian float32 bytes, padded, in the standard alphabet."""
     return [b64encode(row.tobytes()).decode("ascii") for row in vectors.astype("<f4", copy=False)]

@@ -14,11 +14,16 @@ from tests.tiny import save_bert
 SOAK = Path(__file__).with_name("soak.py")
 CYCLES, BATCHES = 50, 40
 
-# prints each attempt to reach a network, to fork, or to start a program, in forked children too
+# Prints each attempt to reach a network, to fork, or to start a program, in forked children too.
+# An event loop wakes itself through a pair of unnamed Unix sockets, which reach nobody: giving one
+# a name or a peer would be seen.
 WATCH = """
 import os, sys
-WATCHED = ("socket.", "os.fork", "os.posix_spawn", "subprocess.Popen")
+WATCHED = ("socket.", "os.fork", "os.posix_spawn", "os.exec", "os.system", "subprocess.Popen")
+AF_UNIX = 1
 def watch(event, arguments):
+    if event == "socket.__new__" and arguments[1] == AF_UNIX:
+        return
     if event.startswith(WATCHED):
         os.write(1, f"{event}\\n".encode())
 sys.addaudithook(watch)
@@ -44,10 +49,30 @@ def test_importing_the_engine_opens_no_socket_and_forks_no_process() -> None:
     assert watched("import fledge.engine.backend") == []
 
 
+def test_loading_a_folder_and_embedding_reaches_no_network_and_starts_no_process(
+    tmp_path: Path,
+) -> None:
+    folder, cache = str(save_bert(tmp_path / "model")), str(tmp_path / "cache")
+    program = f"""
+from fledge import library
+with library.load({folder!r}, precision="fp32", cache_dir={cache!r}) as model:
+    print(model.embed("w5 w6").shape)
+"""
+
+    assert watched(program) == ["(64,)"]
+
+
 def test_the_watch_sees_sockets_and_forks() -> None:
     program = "import socket; socket.socket().close()\nif os.fork() == 0: os._exit(0)"
 
     assert {"socket.__new__", "os.fork"} <= set(watched(program))
+
+
+def test_the_watch_sees_a_unix_socket_that_reaches_out(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    program = f"import socket; socket.socket(socket.AF_UNIX).bind({path!r})"
+
+    assert watched(program) == ["socket.bind"]
 
 
 @pytest.mark.timeout(900)

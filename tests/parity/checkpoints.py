@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
+from tests.conftest import require
 
-torch = pytest.importorskip("torch", reason="the reference needs torch")
-transformers = pytest.importorskip("transformers", reason="the reference needs transformers")
-safetensors = pytest.importorskip("safetensors.torch")
+torch = require("torch", "the reference needs torch")
+transformers = require("transformers", "the reference needs transformers")
+safetensors = require("safetensors.torch", "the reference needs safetensors")
 
 from tests.parity.vocabularies import save_tokenizer  # noqa: E402 - after the skips above
 

@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from fledge.types import Vectors
+from tests.conftest import require
 
-torch = pytest.importorskip("torch", reason="the reference needs torch")
-transformers = pytest.importorskip("transformers", reason="the reference needs transformers")
-sentence_transformers = pytest.importorskip(
-    "sentence_transformers", reason="the reference is sentence-transformers"
-)
+torch = require("torch", "the reference needs torch")
+transformers = require("transformers", "the reference needs transformers")
+sentence_transformers = require("sentence_transformers", "the reference is sentence-transformers")
 
 
 class Reference:

@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from fledge.types import Precision, Vectors
+from tests.conftest import require
 from tests.parity.agreement import ALONE_TOLERANCE, BF16_ALLOWANCE, assert_vectors_agree
 from tests.parity.engine import PRECISIONS, Engine, needs_bf16
 from tests.parity.reference import Reference, cosines, relative_error, unit
 
-stats = pytest.importorskip("scipy.stats", reason="Spearman's correlation is scipy's")
+stats = require("scipy.stats", "Spearman's correlation is scipy's")
 
 SENTENCES = (
     "The weather is lovely today.",

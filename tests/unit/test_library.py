@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,9 @@ def test_an_empty_text_is_an_error_that_names_it(model: Model) -> None:
     ("texts", "message"),
     [
         (None, "`texts` is None"),
+        (b"hello", "`texts` is of type bytes"),
+        (bytearray(b"hello"), "`texts` is of type bytearray"),
+        ([bytearray(b"one")], r"`texts\[0\]` is of type bytearray"),
         (["one", None], r"`texts\[1\]` is None"),
         ([1.5], r"`texts\[0\]` is of type float"),
         ([b"one"], r"`texts\[0\]` is of type bytes"),
@@ -159,6 +163,40 @@ def test_what_is_no_text_is_an_error_that_names_it(
 ) -> None:
     with pytest.raises(InvalidRequest, match=message):
         model.embed(texts)  # type: ignore[arg-type] # the point of it
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"dimensions": "5"}, "`dimensions` is of type str; give a whole number"),
+        ({"dimensions": 2.5}, "`dimensions` is of type float; give a whole number"),
+        ({"dimensions": True}, "`dimensions` is of type bool; give a whole number"),
+        ({"prompt_name": 5}, "`prompt_name` is of type int; give a name"),
+        ({"truncation_direction": "up"}, "`truncation_direction` is 'up'; give \"left\" or"),
+        ({"truncation_direction": 1}, '`truncation_direction` is of type int; give "left" or'),
+    ],
+)
+def test_an_argument_of_another_kind_is_an_error_that_names_it(
+    model: Model, backend: FakeBackend, argument: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        model.embed("one", **argument)
+    assert backend.jobs == []
+
+
+def test_a_whole_number_of_numpy_is_one(model: Model) -> None:
+    dimensions = np.int64(3)
+
+    assert model.embed("one", dimensions=dimensions).shape == (3,)  # type: ignore[arg-type] # so
+
+
+@pytest.mark.parametrize(("side", "meant"), [("Right", "right"), ("LEFT", "left")])
+def test_a_side_may_be_written_in_any_case(
+    model: Model, backend: FakeBackend, side: Any, meant: str
+) -> None:
+    model.embed("one", truncation_direction=side)
+
+    assert backend.jobs[-1].truncation.side == meant
 
 
 @pytest.mark.usefixtures("_small_chunks")
@@ -274,6 +312,30 @@ def test_rerank_uses_the_prompts_it_is_given(model: Model, backend: FakeBackend)
     model.rerank("q", ["d"], prompt_name="query", document_prompt_name="document")
 
     assert {job.prompt for job in backend.jobs} == {"query: ", "document: "}
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "options", "message"),
+    [
+        ("q", "abc", {}, "`documents` is of type str; give a list of texts"),
+        ("q", None, {}, "`documents` is None; give a list of texts"),
+        ("q", ["a", 1], {}, r"`documents\[1\]` is of type int; give a text"),
+        (1, ["a"], {}, "`query` is of type int; give a text"),
+        ("q", ["a"], {"top_n": "1"}, "`top_n` is of type str; give a whole number"),
+        ("q", ["a"], {"document_prompt_name": 5}, "`document_prompt_name` is of type int"),
+    ],
+)
+def test_rerank_refuses_what_cannot_be_ranked(
+    model: Model, query: Any, documents: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        model.rerank(query, documents, **options)
+
+
+def test_rerank_takes_documents_that_can_be_read_once_only(model: Model) -> None:
+    documents: Any = iter(["a", "b"])
+
+    assert model.rerank("b", documents)[0].document == "b"
 
 
 def test_no_best_documents_are_an_error(model: Model) -> None:

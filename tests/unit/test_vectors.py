@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from fledge.types import Similarity, Vectors
-from fledge.vectors import cut_dimensions, lengths, normalize, similarity, to_base64
+from fledge.vectors import cut_dimensions, lengths, normalize, ranking, similarity, to_base64
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
 matrices = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=finite)
@@ -78,3 +78,10 @@ def test_the_distance_of_close_vectors_does_not_cancel() -> None:
 def test_a_zero_vector_scores_zero_by_cosine() -> None:
     zero, one = np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32)
     assert similarity(zero, one, "cosine")[0, 0] == 0
+
+
+def test_a_ranking_is_best_first_and_ties_keep_their_order() -> None:
+    scores = np.array([0.5, 0.75, 0.5, -1.0], np.float32)
+
+    assert [index for index, _ in ranking(scores)] == [1, 0, 2, 3]
+    assert ranking(scores, 1) == [(1, 0.75)]

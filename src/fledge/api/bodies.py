@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Receive, Scope
 
 from fledge.errors import BodyTooLarge, InvalidRequest, MalformedBody
+from fledge.inputs import check_lengths
+from fledge.settings import Settings
 from fledge.types import Item
 
 _LONGEST_QUOTE = 40
@@ -53,9 +55,15 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
 
     Raises:
         BodyTooLarge: by its content-length, or once more bytes came than may.
+        MalformedBody: it is compressed.
         ClientLeft: the client went away while sending.
     """
     for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise MalformedBody(
+                f"the header content-encoding is {described(value.decode('latin-1'))}; "
+                "send the body without it, as plain JSON"
+            )
         # Compared by length first: Python refuses to read a number of thousands of digits.
         if (
             name == b"content-length"
@@ -122,12 +130,13 @@ def parse_fields(kind: type[BodyT], data: Any, *, prefix: str = "") -> BodyT:
     raise wrong_type(path, expected, error["input"])
 
 
-def parse_items(value: Any, field: str) -> tuple[list[Item], bool]:
+def parse_items(value: Any, field: str, settings: Settings) -> tuple[list[Item], bool]:
     """Inputs as a list, and whether the caller gave one bare input.
 
     One input is a string or a list of token ids; several are a list of those, mixed as one likes.
 
     Raises:
+        TooManyInputs: more of them, or more token ids in all, than the limits of the settings.
         InvalidRequest: anything else; the message names the entry at fault.
     """
     if isinstance(value, str):
@@ -135,13 +144,21 @@ def parse_items(value: Any, field: str) -> tuple[list[Item], bool]:
     if not isinstance(value, list):
         raise wrong_type(field, "a string, a list of strings, or lists of token ids", value)
     # Types are compared, never isinstance: true is an int to Python, but no token id.
-    kinds = set(map(type, value))
-    if kinds == {int}:
-        return [value], True
-    if kinds - {str}:
+    is_single = bool(value) and type(value[0]) in (int, float)
+    items = [value] if is_single else value
+    # Lengths first: what comes after looks at every id, and holds up everybody else meanwhile.
+    check_lengths(
+        items,
+        field,
+        max_inputs=settings.max_inputs_per_request,
+        max_ids=settings.max_tokens_per_request,
+    )
+    if is_single:
+        _check_ids(value, field)
+    elif set(map(type, value)) - {str}:
         for index, item in enumerate(value):
             _check_item(item, f"{field}[{index}]")
-    return value, False
+    return items, is_single
 
 
 def wrong_type(path: str, expected: str, value: Any) -> InvalidRequest:
@@ -158,16 +175,23 @@ def described(value: Any) -> str:
     if isinstance(value, str):
         cut = value[:_LONGEST_QUOTE]
         return f"the string {json.dumps(cut, ensure_ascii=False)}" + ("..." * (cut != value))
+    if isinstance(value, float) and not -(2**63) < value < 2**64:
+        # It may have been written as a whole number; the parser rounded it.
+        return "a number beyond 64 bits"
     return json.dumps(value)
 
 
 def _check_item(item: Any, path: str) -> None:
     if type(item) is list:
-        if set(map(type, item)) - {int}:
-            place, wrong = next((i, t) for i, t in enumerate(item) if type(t) is not int)
-            raise wrong_type(f"{path}[{place}]", "a token id (a whole number)", wrong)
+        _check_ids(item, path)
     elif type(item) is not str:
         raise wrong_type(path, "a string or a list of token ids", item)
+
+
+def _check_ids(ids: list[Any], path: str) -> None:
+    if set(map(type, ids)) - {int}:
+        place, wrong = next((i, t) for i, t in enumerate(ids) if type(t) is not int)
+        raise wrong_type(f"{path}[{place}]", "a token id (a whole number)", wrong)
 
 
 def _path(parts: Sequence[str | int]) -> str:

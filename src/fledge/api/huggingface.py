@@ -107,7 +107,7 @@ def _as_object(data: Any) -> dict[str, Any]:
 def _embeddings(call: Call, body: InferenceBody) -> Plan:
     if body.inputs is None:
         raise InvalidRequest("`inputs` is required", field="inputs")
-    items, is_single = parse_items(body.inputs, "inputs")
+    items, is_single = parse_items(body.inputs, "inputs", call.settings)
     parameters = _merged(body)
     request = EmbedRequest(
         inputs=items,

@@ -62,11 +62,11 @@ def parse_embeddings(call: Call) -> Plan:
     body = parse_fields(EmbeddingsBody, call.data)
     ignored = body.unknown_fields()
     if body.input is not None:
-        items, is_single = parse_items(body.input, field := "input")
+        items, is_single = parse_items(body.input, field := "input", call.settings)
         if body.inputs is not None:
             ignored.append("inputs")
     elif body.inputs is not None:
-        items, is_single = parse_items(body.inputs, field := "inputs")
+        items, is_single = parse_items(body.inputs, field := "inputs", call.settings)
     else:
         raise InvalidRequest("`input` is required", field="input")
     request = EmbedRequest(

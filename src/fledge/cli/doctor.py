@@ -6,16 +6,14 @@ import sys
 import tomllib
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import typer
 
 from fledge import __version__
 from fledge.cli.tools import tools_of
 from fledge.errors import SettingsError
-from fledge.settings import ENV_PREFIX, Settings, load_settings
+from fledge.settings import ENV_PREFIX, SETTINGS_FILE, Settings, load_settings
 
-SETTINGS_FILE = Path("fledge.toml")
 PACKAGES = ("openvino", "tokenizers", "huggingface_hub", "numpy", "fastapi", "uvicorn", "pyarrow")
 
 
@@ -76,7 +74,7 @@ def _is_variable_of(variable: str, name: str) -> bool:
 def _names_in_file() -> Iterable[str]:
     try:
         return tomllib.loads(SETTINGS_FILE.read_text("utf-8")).keys()
-    except (FileNotFoundError, tomllib.TOMLDecodeError):
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
         return ()
 
 

@@ -56,8 +56,9 @@ def embed(  # noqa: PLR0913 - a parameter is a flag
             "-o",
             metavar="FILE",
             help="The file to write for --input, row for row: .jsonl or .parquet with `text` and "
-            "`embedding`, which is null where the text is empty; .npy for a bare array, where "
-            "an empty text gets a row of zeros. After an interrupt, the same command goes on.",
+            "`embedding`, which is null where the text is empty or only white space; .npy for "
+            "a bare array, where such a text gets a row of zeros. After an interrupt, the same "
+            "command goes on.",
         ),
     ] = None,
     kind: Annotated[
@@ -139,7 +140,7 @@ def _file_job(
     job = FileJob(
         source=open_source(source, column),
         output=output,
-        kind=kind or output_format(output),
+        kind=output_format(output, kind),
         overwrite=overwrite,
     )
     job.check()

@@ -18,6 +18,7 @@ from fledge.files.progress import Identity
 from fledge.files.report import Report
 from fledge.files.rows import Source
 from fledge.files.sinks import PartialFile, check_output
+from fledge.inputs import check_dimensions, find_prompt
 from fledge.library import Model
 from fledge.service import EmbedRequest
 
@@ -52,6 +53,9 @@ class FileJob:
 
 def run_file_job(job: FileJob, model: Model, request: EmbedRequest) -> None:
     """Do it, with a bar while it runs and a report at its end."""
+    # Before the first file is made: what is refused later would leave two behind.
+    find_prompt(model.card, request.prompt_name, "prompt_name")
+    check_dimensions(model.card, request.dimensions)
     dimension = request.dimensions or model.card.dimension
     sink = PartialFile(job.output, make_encoder(job.kind, dimension))
     try:

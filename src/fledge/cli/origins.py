@@ -4,20 +4,20 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import constants, get_token
-
+from fledge import bootstrap
 from fledge.cli.console import format_bytes
 from fledge.settings import Settings
 
 
 def describe_origins(settings: Settings) -> list[tuple[str, str]]:
     """The hub and the folders, with their sizes; of a token only whether there is one."""
+    hub = bootstrap.hub_state()
     converted = settings.cache_dir.expanduser()
     return [
-        ("hub", f"{constants.ENDPOINT}   [HF_ENDPOINT]"),
-        ("offline", f"{'yes' if constants.is_offline_mode() else 'no'}   [HF_HUB_OFFLINE]"),
-        ("token", f"{'yes' if get_token() else 'no'}   [HF_TOKEN, or `hf auth login`]"),
-        ("downloads", f"{_sized(Path(constants.HF_HUB_CACHE))}   [HF_HOME]"),
+        ("hub", f"{hub.endpoint}   [HF_ENDPOINT]"),
+        ("offline", f"{'yes' if hub.is_offline else 'no'}   [HF_HUB_OFFLINE]"),
+        ("token", f"{'yes' if hub.has_token else 'no'}   [HF_TOKEN, or `hf auth login`]"),
+        ("downloads", f"{_sized(hub.cache)}   [HF_HOME]"),
         ("converted", f"{_sized(converted)}   [cache_dir]"),
     ]
 

@@ -74,7 +74,7 @@ def bind(settings: Settings) -> socket.socket:
     """Take the port, before the time is spent to load a model. It does not listen yet.
 
     Raises:
-        SettingsError: the address is not of this machine, or the port is taken.
+        SettingsError: the address is none or not of this machine, or the port is taken.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -88,9 +88,11 @@ def bind(settings: Settings) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        # A name that DNS cannot write, as `.foo`, fails before the system is asked.
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise SettingsError(
-            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}; "
+            f"cannot listen on {settings.host}, port {settings.port}: {reason}; "
             "choose another with --host or --port (--port 0 takes a free one)"
         ) from None
     return listener

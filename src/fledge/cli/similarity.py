@@ -69,8 +69,8 @@ def rerank(  # noqa: PLR0913 - a parameter is a flag
             "--input",
             "-i",
             metavar="FILE",
-            help="Documents from a .txt, .jsonl, .csv or .parquet file instead; empty rows take "
-            "no part.",
+            help="Documents from a .txt, .jsonl, .csv or .parquet file instead; rows "
+            "that are empty or only white space take no part.",
         ),
     ] = None,
     column: ColumnOption = None,

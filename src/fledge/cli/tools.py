@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from fledge import bootstrap
+from fledge.cli.origins import describe_origins
 from fledge.library import Model, load_from
 from fledge.service import Service
 from fledge.settings import Settings
@@ -48,11 +49,7 @@ class Tools:
 
     def describe_origins(self, settings: Settings) -> list[tuple[str, str]]:
         """Where models come from, and where they are kept."""
-        # Imported here, as the server: the hub's client is slow to load, too.
-        rows: list[tuple[str, str]] = importlib.import_module(
-            "fledge.cli.origins"
-        ).describe_origins(settings)
-        return rows
+        return describe_origins(settings)
 
 
 def tools_of(context: typer.Context) -> Tools:

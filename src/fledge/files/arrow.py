@@ -15,4 +15,4 @@ def arrow(module: str = "pyarrow") -> Any:  # Any: pyarrow has no types of its o
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
-        raise FileFormatError("parquet files need pyarrow: pip install 'fledge[files]'") from None
+        raise FileFormatError("parquet files need pyarrow: pip install pyarrow") from None

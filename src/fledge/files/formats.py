@@ -45,19 +45,25 @@ def open_source(path: Path, column: str | None = None) -> Source:
     return reader(path, column)
 
 
-def output_format(path: Path) -> OutputFormat:
-    """The format that an output's ending means.
+def output_format(path: Path, asked: OutputFormat | None = None) -> OutputFormat:
+    """The format asked for, or the one that an output's ending means.
 
     Raises:
-        FileFormatError: an ending that is not known.
+        FileFormatError: an ending that means another format than the one asked for, or none.
     """
-    try:
-        return FORMATS[path.suffix.lower()]
-    except KeyError:
+    meant = FORMATS.get(path.suffix.lower())
+    if asked is not None and meant not in {None, asked}:
+        raise FileFormatError(
+            f"{path}: the ending {path.suffix!r} means {meant}, but {asked} was asked for; "
+            "change one of them"
+        )
+    kind = asked or meant
+    if kind is None:
         raise FileFormatError(
             f"{path}: cannot tell the format from the ending {path.suffix!r}; "
             f"writable: {', '.join(FORMATS)}"
-        ) from None
+        )
+    return kind
 
 
 def make_encoder(kind: OutputFormat, dimension: int) -> Encoder:

@@ -1,6 +1,7 @@
 """Bodies that are no good: 4xx, with the place, the limit and what was there."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -60,6 +61,11 @@ def test_a_body_that_is_not_json_is_refused_with_the_place(
         ("/v1/embeddings", {"input": [[]]}, "`input[0]` is an empty list of token ids"),
         ("/v1/embeddings", {"input": ["a", None]}, "`input[1]` must be a string or a list"),
         ("/v1/embeddings", {"input": ["a", 5]}, "`input[1]` must be a string or a list"),
+        ("/v1/embeddings", {"input": [1, 2.0]}, "`input[1]` must be a token id (a whole number)"),
+        ("/v1/embeddings", {"input": [1, "a"]}, "`input[1]` must be a token id (a whole number)"),
+        ("/v1/embeddings", {"input": [2.0, 1]}, "`input[0]` must be a token id (a whole number)"),
+        ("/v1/embeddings", {"input": [99999999999999999999]}, "not a number beyond 64 bits"),
+        ("/v1/embeddings", {"input": [[-(10**30)]]}, "not a number beyond 64 bits"),
         ("/v1/embeddings", {"input": [True, False]}, "`input[0]` must be a string or a list"),
         ("/v1/embeddings", {"input": [[5, True]]}, "`input[0][1]` must be a token id"),
         ("/v1/embeddings", {"input": [[5, 1.5]]}, "`input[0][1]` must be a token id"),
@@ -118,6 +124,25 @@ def test_more_inputs_than_the_limit_are_refused(serve: Serve) -> None:
     assert "`input` has 3 entries; one request takes at most 2" in response.text
 
 
+@pytest.mark.parametrize("ids", [[5] * 6, [[5] * 3, [5] * 3], ["a", [5] * 6]])
+def test_more_token_ids_than_the_limit_are_refused(serve: Serve, ids: list[Any]) -> None:
+    backend = FakeBackend()
+    response = serve(backend, max_tokens_per_request=5).post("/", json={"inputs": ids})
+    assert response.status_code == 400
+    assert response.headers["x-fledge-error"] == "too_many_inputs"
+    assert response.json()["error"] == "`inputs` has 6 token ids; one request takes at most 5"
+    assert not backend.jobs
+
+
+@pytest.mark.parametrize("inputs", [[5, 5, 5, "a"], [[5, 5], [5, "a"]], ["a", "b", "c", 5]])
+def test_what_is_too_long_is_refused_before_each_id_is_looked_at(
+    serve: Serve, inputs: list[Any]
+) -> None:
+    client = serve(max_tokens_per_request=3, max_inputs_per_request=3)
+    response = client.post("/v1/embeddings", json={"input": inputs})
+    assert response.json()["error"]["code"] == "too_many_inputs"
+
+
 def test_more_tokens_than_the_limit_are_refused_before_computing(serve: Serve) -> None:
     client = serve(max_tokens_per_request=5)
     response = client.post("/v1/embeddings", json={"input": ["a", "b"]})
@@ -144,6 +169,24 @@ def test_a_chunked_body_over_the_limit_is_refused_too(serve: Serve) -> None:
     response = serve(max_body_bytes=1024).post("/v1/embeddings", content=chunks())
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity", "Zstd"])
+def test_a_compressed_body_is_refused_by_its_header(serve: Serve, encoding: str) -> None:
+    client = serve()
+    for path in ("/v1/embeddings", "/"):
+        response = client.post(
+            path, content=gzip.compress(b'"a"'), headers={"content-encoding": encoding}
+        )
+        assert response.status_code == 400
+        error = response.json()["error"]
+        message = error if path == "/" else error["message"]
+        assert message.startswith(f'the header content-encoding is the string "{encoding}"; ')
+
+
+def test_a_body_encoded_as_identity_is_plain(serve: Serve) -> None:
+    response = serve().post("/", json="a", headers={"content-encoding": "Identity"})
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize("length", [b"1025", b"9" * 5000])

@@ -60,3 +60,18 @@ def test_a_token_is_told_and_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert rows["token"].startswith("yes ")
     assert "hf_secret" not in str(rows)
     assert f"{tmp_path}, 2.0 kB" in rows["converted"]
+
+
+def test_a_file_and_a_variable_that_cannot_be_read_end_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fledge.toml").write_bytes(b"\xff")
+    broken_file = run("doctor")
+    (tmp_path / "fledge.toml").unlink()
+    monkeypatch.setenv("FLEDGE_HUGGINGFACE", "flat")
+    broken_variable = run("doctor")
+
+    assert (broken_file.exit_code, broken_variable.exit_code) == (2, 2)
+    assert broken_file.stderr.startswith("error: fledge.toml cannot be read")
+    assert broken_variable.stderr.startswith("error: FLEDGE_HUGGINGFACE cannot be read")
+    assert row(broken_file.stdout, "port") == "port 8080 [default]"

@@ -196,6 +196,10 @@ def test_dimensions_are_the_width_of_an_array(tmp_path: Path) -> None:
         (["-i", "in.csv", "-o", "out.npy", "--column", "text"], "no column 'text'"),
         (["-i", "no.csv", "-o", "out.npy"], "no such file"),
         (["-i", "in.csv", "-o", "out.xml", "--column", "body"], "writable: .jsonl"),
+        (
+            ["-i", "in.csv", "-o", "out.jsonl", "--format", "npy", "--column", "body"],
+            "'.jsonl' means jsonl, but npy was asked for",
+        ),
         (["-i", "in.csv", "-o", "no/out.npy", "--column", "body"], "does not exist"),
         (["-i", "in.csv", "-o", "old.npy", "--column", "body"], "pass --overwrite"),
         (["-i", "in.csv", "-o", "in.csv", "--column", "body"], "is the input"),
@@ -259,3 +263,18 @@ def test_another_precision_does_not_go_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert result.exit_code == 1
     assert "precision was 'fp32', now 'bf16'" in result.stderr
     assert "--overwrite" in result.stderr
+
+
+@pytest.mark.parametrize("flags", [("--dimensions", "9999"), ("--prompt-name", "poem")])
+def test_a_request_that_the_model_refuses_leaves_no_files(
+    flags: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "in.txt").write_text("one\n")
+    result = run("embed", "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), *flags)
+
+    assert result.exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
+
+
+def test_the_help_says_which_rows_are_empty() -> None:
+    assert "empty or only white space" in " ".join(run("embed", "--help").stdout.split())

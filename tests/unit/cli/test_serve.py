@@ -65,6 +65,15 @@ def test_loopback_has_several_names(host: str) -> None:
     assert run("serve", "--host", host, "--port", "0").exit_code == 0
 
 
+def test_a_host_that_is_no_name_is_found_before_a_model_is_loaded() -> None:
+    tools = FakeTools()
+    result = run("serve", "--host", ".foo", "--no-auth", tools=tools)
+
+    assert result.exit_code == 2
+    assert "cannot listen on .foo, port 8080: not a host name" in result.stderr
+    assert tools.loaded == []
+
+
 def test_a_port_that_is_taken_is_found_before_a_model_is_loaded() -> None:
     tools = FakeTools()
     with socket.socket() as other:

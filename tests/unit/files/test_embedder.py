@@ -383,7 +383,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
         monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "in.parquet").write_bytes(b"")
 
-    with pytest.raises(FileFormatError, match=r"pip install 'fledge\[files\]'"):
+    with pytest.raises(FileFormatError, match=r"pip install pyarrow"):
         open_source(tmp_path / "in.parquet")
-    with pytest.raises(FileFormatError, match=r"pip install 'fledge\[files\]'"):
+    with pytest.raises(FileFormatError, match=r"pip install pyarrow"):
         make_encoder("parquet", DIMENSION)

@@ -1,0 +1,85 @@
+"""Lists of names in settings: how they may be written, and what no browser or client ever sends.
+
+A host or an origin is compared as a whole with a header. One that is written as no header can be
+would be a setting that does nothing, so it is refused where it is written.
+"""
+
+import json
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+ANY = "*"
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def listed(value: Any) -> Any:  # Any: what a variable, a file or a caller holds
+    """A list as JSON, or names with commas between, as a variable can hold them.
+
+    Raises:
+        ValueError: it starts like a list of JSON and is none.
+    """
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return [name.strip() for name in value.split(",") if name.strip()]
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{value!r} starts like a list of JSON and is none ({error}); "
+            'write ["one", "two"], or one,two'
+        ) from None
+
+
+def as_host(text: str) -> str:
+    """A host name or an address, as the Host header is compared: lower case, without its port.
+
+    Raises:
+        ValueError: no Host header can be this.
+    """
+    host = text.strip().lower().removesuffix("/").rstrip(".")
+    if host == ANY:
+        return host
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        pass
+    if not host or any(character in host for character in ":/@?#*[] "):
+        raise ValueError(
+            f"{text!r} is no host name; give it without scheme, port or path, as "
+            f'"api.example.org", or "{ANY}" alone for any'
+        )
+    return host
+
+
+def as_origin(text: str) -> str:
+    """An origin as browsers send it: lower case, no slash at the end, no port that goes unsaid.
+
+    Raises:
+        ValueError: no Origin header can be this.
+    """
+    origin = text.strip().lower().removesuffix("/")
+    if origin in {ANY, "null"}:  # null: a page from a file, or in a sandbox
+        return origin
+    scheme, netloc, host, port = _split(origin)
+    is_whole = origin == f"{scheme}://{netloc}"
+    if not (scheme and host and is_whole) or any(character in netloc for character in "@* "):
+        raise ValueError(
+            f"{text!r} is no origin; give scheme, host and, where it is not the scheme's own, "
+            f'port, without a path, as "https://app.example.org", or "{ANY}" alone for any'
+        )
+    if port is not None and port == DEFAULT_PORTS.get(scheme):
+        return origin.removesuffix(f":{port}")
+    return origin
+
+
+def _split(url: str) -> tuple[str, str, str | None, int | None]:
+    """Scheme, the part between it and the path, host and port; nothing where there is no sense."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "", "", None, None
+    return parts.scheme, parts.netloc, parts.hostname, port
