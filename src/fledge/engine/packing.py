@@ -36,8 +36,13 @@ class PackingRules:
 
 
 def round_tokens(count: int) -> int:
-    """Tokens of a batch, padding included: multiples of 8 up to 64, of 32 above."""
-    return _round_up(count, 8 if count <= 64 else 32)
+    """Tokens of a batch, padding included: multiples of 8 up to 64, of 16 up to 512, then of 32.
+
+    Coarser steps would mean fewer shapes, but at 450 tokens a batch 16 saves 1.5 % over 32.
+    """
+    if count <= 64:
+        return _round_up(count, 8)
+    return _round_up(count, 16 if count <= 512 else 32)
 
 
 def round_length(length: int) -> int:

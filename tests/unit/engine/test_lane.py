@@ -382,7 +382,18 @@ def test_many_callers_from_many_threads_all_get_their_own_vectors(bench: Bench) 
 def test_a_budget_is_what_the_target_time_computes_within_bounds(
     rate: float, budget: float
 ) -> None:
-    assert Channel(Model().compute, COST, rate=rate).budget(0.035) == pytest.approx(budget)
+    channel = Channel(Model().compute, COST, rate=rate)
+    assert channel.budget(0.035, is_alone=False) == pytest.approx(budget)
+
+
+@pytest.mark.parametrize(
+    ("rate", "budget"), [(100, MIN_BUDGET), (1_000, 200), (2_000, 400), (5_000, 512), (20_000, 700)]
+)
+def test_a_request_that_waits_alone_may_have_a_batch_as_large_as_pays(
+    rate: float, budget: float
+) -> None:
+    channel = Channel(Model().compute, COST, rate=rate)
+    assert channel.budget(0.035, is_alone=True) == pytest.approx(budget)
 
 
 def test_the_speed_is_learned_from_batches_that_are_nearly_full() -> None:

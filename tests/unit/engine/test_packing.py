@@ -44,9 +44,9 @@ def remaining(row: Row) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("count", "rounded"), [(1, 8), (8, 8), (9, 16), (64, 64), (65, 96), (96, 96), (97, 128)]
+    ("count", "rounded"), [(1, 8), (8, 8), (9, 16), (64, 64), (65, 80), (97, 112), (513, 544)]
 )
-def test_tokens_are_rounded_to_8_and_above_64_to_32(count: int, rounded: int) -> None:
+def test_tokens_are_rounded_to_8_then_to_16_then_to_32(count: int, rounded: int) -> None:
     assert round_tokens(count) == rounded
 
 
