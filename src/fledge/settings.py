@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     precision: Precision = Field(
         "auto",
         description="auto: bf16 where the CPU computes it natively, else fp32. fp32: the "
-        "reference numbers, about half as fast. int8: fastest, cosine about 0.997 to fp32.",
+        "reference numbers, about half as fast. int8: fastest, cosine about 0.998 to fp32.",
     )
     threads: int = Field(
         0,
