@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.engine.architectures.family import PositionRule, RelativeRule
+from fledge.engine.architectures.family import PositionRule, RelativeRule, Shape
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -27,12 +27,30 @@ class Row:
     masked_tokens: int = 0
 
 
+MAX_MASK_CELLS = 2**20
+"""Pairs of tokens that a causal mask may have at a time: 4 MB, a block of 32 queries at 32k keys."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackingRules:
-    """What packing must know of a model."""
+    """What packing must know of a model; the fields are those of `Shape`."""
 
-    positions: PositionRule
+    positions: PositionRule = PositionRule()
     relative: RelativeRule | None = None
+    frequencies: tuple[float, ...] = ()
+    rotation_scale: float = 1.0
+    is_causal: bool = False
+
+    @classmethod
+    def of(cls, shape: Shape) -> "PackingRules":
+        """The rules of a network."""
+        return cls(
+            positions=shape.positions,
+            relative=shape.relative,
+            frequencies=shape.frequencies,
+            rotation_scale=shape.rotation_scale,
+            is_causal=shape.is_causal,
+        )
 
 
 def round_tokens(count: int) -> int:
@@ -48,6 +66,18 @@ def round_tokens(count: int) -> int:
 def round_length(length: int) -> int:
     """Length of the longest row, padding included."""
     return _round_up(length, 8)
+
+
+def query_blocks(length: int) -> tuple[int, int]:
+    """How many blocks a row's queries are computed in, and how long each is.
+
+    The mask of a block is as large as `MAX_MASK_CELLS` allows, so that memory does not grow with
+    the square of the length.
+    """
+    width = round_length(length)
+    count = -(-width * width // MAX_MASK_CELLS)
+    size = round_length(-(-width // count))
+    return -(-width // size), size
 
 
 def round_rows(count: int) -> int:
@@ -70,11 +100,16 @@ def pack(rows: Sequence[Row], rules: PackingRules) -> Arrays:
         `pad` `[B, L]` int32, each slot's token, 0 where there is none; `mask` `[B, L]` float32, 1
         where there is a token; `first`, `last` `[B]` int32, the first and last token that pooling
         sees; `pool_mask` and the pooling weights `[B, L]` float32;
-        `buckets` `[L, L]` int32 where the model has relative positions.
+        `buckets` `[L, L]` int32 where the model has relative positions;
+        `cos`, `sin` `[T, d]` float32 where it has rotary ones, `sin` negative in the first half;
+        where it is causal, with L = N * C in N blocks: `query_pad` `[N, B, C]` and `places`
+        `[N, C]` int32, and `unpad` is a slot in `[N * B * C]`.
     """
     lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
     masked = np.fromiter((row.masked_tokens for row in rows), np.int64, len(rows))
     num_rows, width = round_rows(len(rows)), round_length(int(lengths.max()))
+    blocks, block = query_blocks(width) if rules.is_causal else (1, width)
+    width = blocks * block
     num_tokens = int(lengths.sum())
     lengths = np.pad(lengths, (0, num_rows - len(rows)))
     masked = np.minimum(np.pad(masked, (0, num_rows - len(rows))), lengths)
@@ -86,14 +121,14 @@ def pack(rows: Sequence[Row], rules: PackingRules) -> Arrays:
     ids = np.zeros(round_tokens(num_tokens), np.int32)
     ids[:num_tokens] = np.concatenate([np.asarray(row.ids, np.int32) for row in rows])
     unpad = np.zeros(len(ids), np.int32)
-    unpad[:num_tokens] = np.flatnonzero(mask)
+    unpad[:num_tokens] = _slots(mask, block)
     positions = np.zeros(len(ids), np.int32)
     positions[:num_tokens] = np.broadcast_to(slots, mask.shape)[mask]
     positions[:num_tokens] = _positions(
         ids[:num_tokens], positions[:num_tokens], np.repeat(starts, lengths), rules.positions
     )
     pool_mask = (mask & (slots >= masked[:, None])).astype(np.float32)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "ids": ids,
         "positions": positions,
         "unpad": unpad,
@@ -109,7 +144,27 @@ def pack(rows: Sequence[Row], rules: PackingRules) -> Arrays:
         np.minimum(arrays[name], num_tokens - 1, out=arrays[name])
     if rules.relative is not None:
         arrays["buckets"] = relative_buckets(width, rules.relative)
+    if rules.frequencies:
+        arrays |= _rotations(positions, rules)
+    if rules.is_causal:
+        by_block = arrays["pad"].reshape(num_rows, blocks, block).transpose(1, 0, 2)
+        arrays["query_pad"] = np.ascontiguousarray(by_block)
+        arrays["places"] = np.arange(width, dtype=np.int32).reshape(blocks, block)
     return arrays
+
+
+def _slots(mask: NDArray[np.bool_], block: int) -> NDArray[np.int64]:
+    """Where attention's output has each token, in the order of the packed tokens: `[T]`."""
+    rows, places = np.nonzero(mask)
+    return (places // block * len(mask) + rows) * block + places % block
+
+
+def _rotations(positions: NDArray[np.int32], rules: PackingRules) -> Arrays:
+    """Cosines and sines of every token's angles, rounded to float32 where the reference does."""
+    angles = positions[:, None].astype(np.float32) * np.asarray(rules.frequencies, np.float32)
+    scale = np.float32(rules.rotation_scale)
+    cos, sin = np.cos(angles) * scale, np.sin(angles) * scale
+    return {"cos": np.hstack([cos, cos]), "sin": np.hstack([-sin, sin])}
 
 
 def _positions(

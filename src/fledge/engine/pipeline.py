@@ -61,8 +61,8 @@ class Pipeline:
         self.tokenizer = tokenizer
         self._graph = graph
         shape = recipe.shape
-        self._rules = PackingRules(positions=shape.positions, relative=shape.relative)
-        attention = ATTENTION_COST * 2 * shape.hidden_size * shape.num_layers
+        self._rules = PackingRules.of(shape)
+        attention = ATTENTION_COST * 2 * shape.attention_size * shape.num_layers
         self.cost = Cost(per_cell=attention / shape.weights_per_token)
         self.rate = self._warm_up()
 
@@ -190,7 +190,8 @@ def _compile(
 ) -> CompiledGraph:
     ops = OpenVinoOps(weights)
     try:
-        output = recipe.family.forward(ops, recipe.shape)
+        states = recipe.family.forward(ops, recipe.shape)
+        output = states[-1]
         for module, _ in recipe.modules:
             output = module.apply(ops, output)
     except RuntimeError as error:  # the runtime checks shapes while the graph is built

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from fledge.engine.architectures.family import EncoderShape, Family
+from fledge.engine.architectures.family import Family, Shape
 from fledge.engine.architectures.registry import find_family
 from fledge.engine.folders import inside
 from fledge.engine.modules import Module, Normalize, Pooling, read_json, read_module
@@ -45,8 +45,8 @@ class Recipe:
 
     folder: Path
     model_type: str
-    family: Family
-    shape: EncoderShape
+    family: Family[Any]
+    shape: Shape
     modules: Sequence[tuple[Module, Path]]
     normalizes: bool
     max_seq_length: int
@@ -152,7 +152,7 @@ def _transformer_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _max_seq_length(folder: Path, saved: Mapping[str, Any], shape: EncoderShape) -> int:
+def _max_seq_length(folder: Path, saved: Mapping[str, Any], shape: Shape) -> int:
     """As sentence-transformers decides it, but never beyond the position table.
 
     `max_seq_length` of its own config counts; without one, the tokenizer's `model_max_length`,
@@ -167,7 +167,7 @@ def _max_seq_length(folder: Path, saved: Mapping[str, Any], shape: EncoderShape)
         raise CorruptModel(f"{folder}: max_seq_length {limit!r} is no number of tokens") from error
 
 
-def _check_shape(folder: Path, shape: EncoderShape) -> None:
+def _check_shape(folder: Path, shape: Shape) -> None:
     """Whatever the config says must be of the type that the arithmetic takes for granted."""
     for field in fields(shape):
         value = getattr(shape, field.name)
@@ -177,10 +177,10 @@ def _check_shape(folder: Path, shape: EncoderShape) -> None:
             or (field.type is str and not isinstance(value, str))
         ):
             raise CorruptModel(f"{folder}/config.json: {field.name} cannot be {value!r}")
-    if shape.hidden_size % shape.num_heads:
+    if shape.attention_size % shape.num_heads:
         raise CorruptModel(
             f"{folder}/config.json: {shape.num_heads} heads cannot share a hidden size of "
-            f"{shape.hidden_size}"
+            f"{shape.attention_size}"
         )
 
 

@@ -6,14 +6,9 @@ Source of names and arithmetic: google-bert/bert-base-uncased as transformers re
 from collections.abc import Iterator
 
 from fledge.engine.architectures import encoder
-from fledge.engine.architectures.family import (
-    EncoderShape,
-    Family,
-    PositionRule,
-    RawConfig,
-    Weight,
-    refuse_unless,
-)
+from fledge.engine.architectures.encoder import EncoderShape
+from fledge.engine.architectures.family import Family, PositionRule, RawConfig, Weight
+from fledge.engine.architectures.fields import refuse_unless
 
 SWITCHED_OFF = (False,)
 

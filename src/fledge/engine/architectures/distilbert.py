@@ -6,13 +6,8 @@ Source: distilbert/distilbert-base-uncased as transformers reads it.
 from collections.abc import Iterator
 
 from fledge.engine.architectures import encoder
-from fledge.engine.architectures.family import (
-    EncoderShape,
-    Family,
-    PositionRule,
-    RawConfig,
-    Weight,
-)
+from fledge.engine.architectures.encoder import EncoderShape
+from fledge.engine.architectures.family import Family, PositionRule, RawConfig, Weight
 
 LAYER_NORM_EPS = 1e-12  # written into the reference code; no config field changes it
 

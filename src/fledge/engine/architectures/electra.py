@@ -6,7 +6,8 @@ Source: google/electra-small-discriminator as transformers reads it.
 from collections.abc import Iterator
 
 from fledge.engine.architectures import bert, encoder
-from fledge.engine.architectures.family import EncoderShape, Family, RawConfig, Weight
+from fledge.engine.architectures.encoder import EncoderShape
+from fledge.engine.architectures.family import Family, RawConfig, Weight
 from fledge.engine.ops.protocol import Ops, X
 
 
@@ -23,7 +24,7 @@ def weights(shape: EncoderShape) -> Iterator[Weight]:
         yield Weight("project.bias", "embeddings_project.bias", "vector")
 
 
-def forward(ops: Ops[X], shape: EncoderShape) -> X:
+def forward(ops: Ops[X], shape: EncoderShape) -> list[X]:
     """Embeddings, projection, layers."""
     x = encoder.embed(ops, shape)
     if shape.embedding_size != shape.hidden_size:

@@ -6,23 +6,21 @@ models' reference implementations for everything that papers leave out.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from fledge.engine.architectures.family import EncoderShape, Weight
-from fledge.engine.ops.protocol import Activation, Ops, X
-from fledge.errors import UnsupportedModel
+from fledge.engine.architectures.family import Shape, Weight
+from fledge.engine.architectures.fields import hidden_activation
+from fledge.engine.ops.protocol import Attention, Ops, X
 
-ACTIVATIONS: Mapping[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
-"""`hidden_act` in its spellings."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderShape(Shape):
+    """The numbers of a BERT-like encoder, in one spelling for all families."""
+
+    embedding_size: int
+    layer_norm_eps: float
+    has_token_types: bool = False
+
 
 LAYER_PARTS = ("query", "key", "value", "attention_out", "intermediate", "output")
 LAYER_NORMS = ("attention_norm", "output_norm")
@@ -54,19 +52,6 @@ def embedding_weights(shape: EncoderShape) -> Iterator[Weight]:
     yield from norm_weights("embedding_norm", "embeddings.LayerNorm")
 
 
-def hidden_activation(name: str) -> Activation:
-    """The activation that a config names.
-
-    Raises:
-        UnsupportedModel: no such activation here.
-    """
-    if name not in ACTIVATIONS:
-        raise UnsupportedModel(
-            f"config.json: activation {name!r}; Fledge computes {', '.join(sorted(ACTIVATIONS))}"
-        )
-    return ACTIVATIONS[name]
-
-
 def embed(ops: Ops[X], shape: EncoderShape) -> X:
     """Token, position and type embeddings, summed and normalized: `[T, embedding_size]`."""
     x = ops.embedding(ops.token_ids(), "word.weight")
@@ -76,17 +61,19 @@ def embed(ops: Ops[X], shape: EncoderShape) -> X:
     return ops.layer_norm(x, "embedding_norm", eps=shape.layer_norm_eps)
 
 
-def layers(ops: Ops[X], shape: EncoderShape, x: X) -> X:
-    """All layers over `x` `[T, hidden]`."""
+def layers(ops: Ops[X], shape: EncoderShape, x: X) -> list[X]:
+    """What each layer gives, from `x` `[T, hidden]`, which comes first."""
     activation = hidden_activation(shape.activation)
+    attention = Attention(num_heads=shape.num_heads)
     bias = ops.relative_bias("relative.weight") if shape.relative else None
+    states = [x]
     for n in range(shape.num_layers):
         name = f"layer.{n}"
         attended = ops.attention(
             ops.linear(x, f"{name}.query"),
             ops.linear(x, f"{name}.key"),
             ops.linear(x, f"{name}.value"),
-            num_heads=shape.num_heads,
+            attention,
             bias=bias,
         )
         attended = ops.linear(attended, f"{name}.attention_out")
@@ -94,9 +81,10 @@ def layers(ops: Ops[X], shape: EncoderShape, x: X) -> X:
         inner = ops.activation(ops.linear(x, f"{name}.intermediate"), activation)
         inner = ops.linear(inner, f"{name}.output")
         x = ops.layer_norm(ops.add(x, inner), f"{name}.output_norm", eps=shape.layer_norm_eps)
-    return x
+        states.append(x)
+    return states
 
 
-def forward(ops: Ops[X], shape: EncoderShape) -> X:
-    """Embeddings, then layers: `[T, hidden]`."""
+def forward(ops: Ops[X], shape: EncoderShape) -> list[X]:
+    """Embeddings, then layers: `[T, hidden]` each."""
     return layers(ops, shape, embed(ops, shape))

@@ -6,10 +6,9 @@ A family is one file that ends in a `FAMILY`; `registry.py` lists them by the `m
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from fledge.engine.ops.protocol import Ops, X
-from fledge.errors import UnsupportedModel
 
 WeightKind: TypeAlias = Literal["matrix", "table", "vector"]
 """How a weight is used, which decides how it is stored: factor of a matmul, looked up, or added."""
@@ -50,44 +49,61 @@ class RelativeRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderShape:
-    """The numbers of a BERT-like encoder, in one spelling for all families.
+class Shape:
+    """What the engine must know of a network, of whatever family.
 
     Attributes:
-        max_length: most tokens of one row that the position table has rows for.
-        weights_per_token: multiply-adds of all matmuls for one token; the batcher's unit of cost.
+        max_length: most tokens of one row that the network has positions for.
+        frequencies: angles per position of rotary embeddings, `head_dim / 2` of them; empty where
+            a family has none.
+        rotation_scale: what the cosines and sines of those angles are multiplied by.
+        is_causal: tokens attend only to those before them.
     """
 
     num_layers: int
     num_heads: int
     hidden_size: int
     intermediate_size: int
-    embedding_size: int
     vocab_size: int
     max_length: int
-    layer_norm_eps: float
     activation: str
-    positions: PositionRule
+    positions: PositionRule = PositionRule()
     relative: RelativeRule | None = None
-    has_token_types: bool = False
+    frequencies: tuple[float, ...] = ()
+    rotation_scale: float = 1.0
+    is_causal: bool = False
+
+    @property
+    def attention_size(self) -> int:
+        """Width of all heads together."""
+        return self.hidden_size
 
     @property
     def weights_per_token(self) -> int:
-        """Multiply-adds of the matmuls for one token, attention scores apart."""
+        """Multiply-adds of the matmuls for one token, attention scores apart: the unit of cost."""
         square = self.hidden_size * self.hidden_size
         return self.num_layers * (4 * square + 2 * self.hidden_size * self.intermediate_size)
 
 
-class Forward(Protocol):
-    """From token ids to hidden states `[T, hidden]`: the arithmetic of a family."""
+S = TypeVar("S", bound=Shape)
+S_contra = TypeVar("S_contra", bound=Shape, contravariant=True)
 
-    def __call__(self, ops: Ops[X], shape: EncoderShape) -> X:
-        """Build or compute the network with `ops`."""
+
+class Forward(Protocol[S_contra]):
+    """From token ids to hidden states: the arithmetic of a family."""
+
+    def __call__(self, ops: Ops[X], shape: S_contra) -> list[X]:
+        """Build or compute the network with `ops`.
+
+        Returns:
+            `[T, hidden]` each: the embeddings, then what each layer gives. The last is the
+            network's output, with a final norm where the family has one.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
+class Family(Generic[S]):
     """One file of this folder, as data.
 
     Attributes:
@@ -100,16 +116,6 @@ class Family:
     """
 
     prefix: str
-    read_config: Callable[[RawConfig], EncoderShape]
-    weights: Callable[[EncoderShape], Iterable[Weight]]
-    forward: Forward
-
-
-def refuse_unless(config: RawConfig, field: str, *allowed: object) -> None:
-    """Raise `UnsupportedModel` when a config field asks for arithmetic that is not written here."""
-    value = config.get(field, allowed[0])
-    if value not in allowed:
-        raise UnsupportedModel(
-            f"config.json: {field} is {value!r}; Fledge computes only "
-            f"{' or '.join(repr(one) for one in allowed)} for this family"
-        )
+    read_config: Callable[[RawConfig], S]
+    weights: Callable[[S], Iterable[Weight]]
+    forward: Forward[S]

@@ -8,14 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fledge.engine.architectures import bert, encoder
-from fledge.engine.architectures.family import (
-    EncoderShape,
-    Family,
-    PositionRule,
-    RawConfig,
-    RelativeRule,
-    Weight,
-)
+from fledge.engine.architectures.encoder import EncoderShape
+from fledge.engine.architectures.family import Family, PositionRule, RawConfig, RelativeRule, Weight
 from fledge.errors import UnsupportedModel
 
 PADDING_POSITION = 1

@@ -5,7 +5,8 @@ move the count (`create_position_ids_from_input_ids` of transformers).
 """
 
 from fledge.engine.architectures import bert, encoder
-from fledge.engine.architectures.family import EncoderShape, Family, PositionRule, RawConfig
+from fledge.engine.architectures.encoder import EncoderShape
+from fledge.engine.architectures.family import Family, PositionRule, RawConfig
 
 
 def read_config(config: RawConfig) -> EncoderShape:

@@ -9,21 +9,26 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import ml_dtypes
 import numpy as np
-from numpy.typing import NDArray
 
-from fledge.engine.ops.protocol import Activation, PoolingMode
+from fledge.engine.ops.attention import absent, attend_to_all, attend_to_past
+from fledge.engine.ops.nodes import (
+    Array,
+    Node,
+    constant,
+    gather,
+    join_rows,
+    split_heads,
+    typed,
+    width,
+)
+from fledge.engine.ops.protocol import Activation, Attention, PoolingMode
 from fledge.engine.ops.runtime import openvino, opset
 from fledge.errors import ComputeError, CorruptModel, ModelLoadError
 from fledge.types import Vectors
-
-Node: TypeAlias = Any
-"""An OpenVINO node or output; the package ships no types for them."""
-
-Array: TypeAlias = NDArray[Any]
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 STORED_TYPES = {  # the runtime's type, and a type of that size that it takes from NumPy
@@ -31,7 +36,6 @@ STORED_TYPES = {  # the runtime's type, and a type of that size that it takes fr
     np.dtype(np.int8): (openvino.Type.i8, np.int8),
     BF16: (openvino.Type.bf16, np.uint16),
 }
-MASKED_SCORE = -1e9  # far below any score, and finite, so that an empty row gives no NaN
 MAX_QUANTIZATION_GROUP = 128
 """Small groups follow outliers better, large ones are faster: on MiniLM the least cosine to fp32 is
 0.983 at 384, 0.989 at 192 and 0.992 at 128; a bert-base shape loses 9 % of its speed from 768 to
@@ -53,6 +57,10 @@ INPUTS: Mapping[str, tuple[type[np.generic], int]] = {
     "mean_sqrt_len_tokens": (np.float32, 2),
     "weightedmean": (np.float32, 2),
     "buckets": (np.int32, 2),
+    "cos": (np.float32, 2),
+    "sin": (np.float32, 2),
+    "query_pad": (np.int32, 3),
+    "places": (np.int32, 2),
 }
 
 ACTIVATIONS: Mapping[Activation, Callable[[Node], Node]] = {
@@ -174,7 +182,7 @@ class OpenVinoOps:
 
     def compile(self, output: Node, config: RuntimeConfig) -> CompiledGraph:
         """End the graph in `output` and make it ready to run."""
-        return CompiledGraph(_typed(output, "f32"), self._inputs, self._used, config)
+        return CompiledGraph(typed(output, "f32"), self._inputs, self._used, config)
 
     def _input(self, name: str) -> Node:
         if name not in self._inputs:
@@ -200,11 +208,11 @@ class OpenVinoOps:
 
     def embedding(self, ids: Node, table: str) -> Node:
         """Looked up in the stored type, computed with in float32."""
-        return opset.convert(_gather(self._weight(table), ids), "f32")
+        return opset.convert(gather(self._weight(table), ids), "f32")
 
     def table_row(self, table: str, row: int) -> Node:
         """A constant `[1, width]`."""
-        return _constant(self._weights[table][row : row + 1].astype(np.float32))
+        return constant(self._weights[table][row : row + 1].astype(np.float32))
 
     def linear(self, x: Node, name: str) -> Node:
         """Typed by how the weights are stored: float32, bf16, or int8 with scales.
@@ -217,17 +225,20 @@ class OpenVinoOps:
         factor = self._weight(weight)
         if dtype == np.int8:
             factor = opset.multiply(
-                opset.convert(factor, "f32"), _constant(self._weights[f"{weight}_scale"])
+                opset.convert(factor, "f32"), constant(self._weights[f"{weight}_scale"])
             )
         kind = "bf16" if dtype == BF16 else "f32"
-        y = opset.matmul(_typed(x, kind), factor, False, True)  # noqa: FBT003 - the runtime's own signature
+        y = opset.matmul(typed(x, kind), factor, False, True)  # noqa: FBT003 - the runtime's own signature
         bias = f"{name}.bias"
         if bias not in self._weights:
             return y
-        return opset.add(y, _typed(self._row(bias, self._weights[weight].shape[0]), kind))
+        return opset.add(y, typed(self._row(bias, self._weights[weight].shape[0]), kind))
 
-    def _row(self, name: str, size: int) -> Node:
+    def _row(self, name: str, size: int, offset: float = 0.0) -> Node:
         """A vector as `[1, size]`: copied, since it is small and fused into what it is added to.
+
+        Args:
+            offset: added to every number.
 
         Raises:
             CorruptModel: it has another size; one of 1 would be spread over all in silence.
@@ -235,14 +246,36 @@ class OpenVinoOps:
         vector = self._weights[name]
         if vector.shape != (size,):
             raise CorruptModel(f"{name} has shape {list(vector.shape)} where [{size}] is expected")
-        return _constant(vector.reshape(1, -1))
+        return constant(vector.reshape(1, -1) + np.float32(offset))
 
     def layer_norm(self, x: Node, name: str, *, eps: float) -> Node:
         """Biased variance, `eps` inside the root, as torch."""
-        y = opset.mvn(_typed(x, "f32"), _constant(np.array([-1])), True, eps, "INSIDE_SQRT")  # noqa: FBT003 - likewise
+        y = opset.mvn(typed(x, "f32"), constant([-1]), True, eps, "INSIDE_SQRT")  # noqa: FBT003 - likewise
         size = x.get_output_partial_shape(0)[1].get_length()
         scaled = opset.multiply(y, self._row(f"{name}.weight", size))
         return opset.add(scaled, self._row(f"{name}.bias", size))
+
+    def rms_norm(
+        self, x: Node, name: str, *, eps: float, offset: float = 0.0, heads: int = 1
+    ) -> Node:
+        """Written as the runtime's own fused kernel expects it."""
+        size = width(x) // heads
+        x = typed(x, "f32")
+        rows = split_heads(x, heads) if heads > 1 else x
+        mean = opset.reduce_mean(opset.power(rows, constant(2.0)), constant([-1]), keep_dims=True)
+        root = opset.sqrt(opset.add(mean, constant(eps)))
+        y = opset.multiply(rows, opset.divide(constant(1.0), root))
+        y = opset.multiply(y, self._row(f"{name}.weight", size, offset))
+        return join_rows(y, size * heads) if heads > 1 else y
+
+    def rotary(self, x: Node, *, heads: int) -> Node:
+        """`x * cos + swapped(x) * sin`, where packing has put the sign into the sines."""
+        size = width(x)
+        x = split_heads(typed(x, "f32"), heads)
+        first, second = opset.split(x, constant(2), 2).outputs()
+        cos, sin = (opset.unsqueeze(self._input(name), constant([1])) for name in ("cos", "sin"))
+        turned = opset.multiply(opset.concat([second, first], 2), sin)
+        return join_rows(opset.add(opset.multiply(x, cos), turned), size)
 
     def activation(self, x: Node, kind: Activation) -> Node:
         """One of `ACTIVATIONS`."""
@@ -250,7 +283,17 @@ class OpenVinoOps:
 
     def add(self, a: Node, b: Node) -> Node:
         """With NumPy's broadcasting, in float32."""
-        return opset.add(_typed(a, "f32"), _typed(b, "f32"))
+        return opset.add(typed(a, "f32"), typed(b, "f32"))
+
+    def multiply(self, a: Node, b: Node) -> Node:
+        """With NumPy's broadcasting, in the type that both have, else in float32."""
+        if a.get_output_element_type(0) != b.get_output_element_type(0):
+            a, b = typed(a, "f32"), typed(b, "f32")
+        return opset.multiply(a, b)
+
+    def scale(self, x: Node, factor: float) -> Node:
+        """In float32."""
+        return opset.multiply(typed(x, "f32"), constant(factor))
 
     def concat(self, parts: Sequence[Node]) -> Node:
         """Along the last axis."""
@@ -258,53 +301,36 @@ class OpenVinoOps:
 
     def relative_bias(self, table: str) -> Node:
         """`[1, heads, L, L]`, gathered by the batch's buckets."""
-        scores = _gather(_constant(self._weights[table]), self._input("buckets"))
-        return opset.unsqueeze(opset.transpose(scores, _constant(np.array([2, 0, 1]))), _axis_0())
+        scores = gather(constant(self._weights[table]), self._input("buckets"))
+        return opset.unsqueeze(opset.transpose(scores, constant([2, 0, 1])), constant(0))
 
     def attention(
-        self, q: Node, k: Node, v: Node, *, num_heads: int, bias: Node | None = None
+        self, q: Node, k: Node, v: Node, rule: Attention, *, bias: Node | None = None
     ) -> Node:
-        """Padded inside only: `[T, hidden]` -> `[B, heads, L, d]` -> `[T, hidden]`."""
-        hidden = q.get_output_partial_shape(0)[1].get_length()
-        swap = _constant(np.array([0, 2, 1, 3]))
-        heads = _constant(np.array([0, 0, num_heads, hidden // num_heads]))
-
-        def padded(x: Node) -> Node:
-            rows = opset.reshape(_gather(x, self._input("pad")), heads, True)  # noqa: FBT003 - likewise
-            return opset.transpose(rows, swap)
-
-        scores = self._mask_scores()
+        """Padded inside only; see `fledge.engine.ops.attention`."""
+        if rule.is_causal:
+            return attend_to_past(q, k, v, rule, self._input)
+        scores = opset.unsqueeze(absent(self._input("mask")), constant([1, 2]))
         if bias is not None:
             scores = opset.add(scores, bias)
-        scores = opset.convert_like(scores, q)
-        y = opset.scaled_dot_product_attention(padded(q), padded(k), padded(v), scores)
-        y = opset.reshape(opset.transpose(y, swap), _constant(np.array([-1, hidden])), False)  # noqa: FBT003 - likewise
-        return _gather(y, self._input("unpad"))
-
-    def _mask_scores(self) -> Node:
-        """`[B, 1, 1, L]`: 0 where there is a token, far below where there is none."""
-        absent = opset.subtract(_constant(np.float32(1)), self._input("mask"))
-        scores = opset.multiply(absent, _constant(np.float32(MASKED_SCORE)))
-        return opset.unsqueeze(scores, _constant(np.array([1, 2])))
+        return attend_to_all(q, k, v, rule, scores, self._input)
 
     def pool(self, x: Node, mode: PoolingMode) -> Node:
         """`[T, hidden]` -> `[B, hidden]` float32; the means take their weights from packing."""
-        x = _typed(x, "f32")
+        x = typed(x, "f32")
         if mode in ("cls", "lasttoken"):
-            return _gather(x, self._input("first" if mode == "cls" else "last"))
-        rows = _gather(x, self._input("pad"))
-        axes = _constant(np.array([1]))
+            return gather(x, self._input("first" if mode == "cls" else "last"))
+        rows = gather(x, self._input("pad"))
+        axes = constant([1])
         if mode == "max":
-            absent = opset.subtract(_constant(np.float32(1)), self._input("pool_mask"))
-            lowered = opset.multiply(absent, _constant(np.float32(MASKED_SCORE)))
-            lowered = opset.unsqueeze(lowered, _constant(np.array([2])))
+            lowered = opset.unsqueeze(absent(self._input("pool_mask")), constant([2]))
             return opset.reduce_max(opset.add(rows, lowered), axes, False)  # noqa: FBT003 - likewise
-        share = opset.unsqueeze(self._input(mode), _constant(np.array([2])))
+        share = opset.unsqueeze(self._input(mode), constant([2]))
         return opset.reduce_sum(opset.multiply(rows, share), axes, False)  # noqa: FBT003 - likewise
 
     def normalize(self, x: Node) -> Node:
         """`x / max(|x|, 1e-12)`."""
-        return opset.normalize_l2(_typed(x, "f32"), _constant(np.array([-1])), 1e-24, "max")
+        return opset.normalize_l2(typed(x, "f32"), constant([-1]), 1e-24, "max")
 
 
 @functools.cache
@@ -316,20 +342,3 @@ def _core() -> Any:
     segfault (OpenVINO 2026.4).
     """
     return openvino.Core()
-
-
-def _typed(x: Node, kind: str) -> Node:
-    """`x` in a type of numbers; itself if it has that type."""
-    return x if x.get_output_element_type(0).get_type_name() == kind else opset.convert(x, kind)
-
-
-def _axis_0() -> Node:
-    return _constant(np.array(0))
-
-
-def _constant(array: Array | np.generic) -> Node:
-    return opset.constant(np.asarray(array, order="C"))
-
-
-def _gather(table: Node, index: Node) -> Node:
-    return opset.gather(table, index, _axis_0())

@@ -9,6 +9,7 @@ a checkpoint's spelling.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 X = TypeVar("X")
@@ -20,6 +21,27 @@ PoolingMode: TypeAlias = Literal[
     "cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"
 ]
 """In the order in which several modes of one model are concatenated, as sentence-transformers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Which tokens a token attends to, and how its scores are made.
+
+    Attributes:
+        num_kv_heads: heads of keys and values, each shared by `num_heads / num_kv_heads` heads of
+            queries that stand together; None means as many as there are.
+        scale: what scores are multiplied by; None means `1 / sqrt(head_dim)`.
+        is_causal: only itself and the tokens before it.
+        window: at most so many of those, itself included; None means all of them.
+        softcap: scores `s` become `softcap * tanh(s / softcap)`.
+    """
+
+    num_heads: int
+    num_kv_heads: int | None = None
+    scale: float | None = None
+    is_causal: bool = False
+    window: int | None = None
+    softcap: float | None = None
 
 
 class Ops(Protocol[X]):
@@ -49,12 +71,35 @@ class Ops(Protocol[X]):
         """Normalize the last axis, then scale and shift by `name.weight` and `name.bias`."""
         ...
 
+    def rms_norm(self, x: X, name: str, *, eps: float, offset: float = 0.0, heads: int = 1) -> X:
+        """Divide by the root of the mean square, then scale by `name.weight + offset`.
+
+        Args:
+            heads: the last axis is so many equal parts, each normalized for itself.
+        """
+        ...
+
+    def rotary(self, x: X, *, heads: int) -> X:
+        """Turn each head of `[T, heads * d]` by the token's position: halves, not pairs.
+
+        Source: Su et al. 2021, in the form of transformers' `rotate_half`.
+        """
+        ...
+
     def activation(self, x: X, kind: Activation) -> X:
         """Apply a function to every number."""
         ...
 
     def add(self, a: X, b: X) -> X:
         """Add, broadcasting as NumPy does."""
+        ...
+
+    def multiply(self, a: X, b: X) -> X:
+        """Multiply, broadcasting as NumPy does."""
+        ...
+
+    def scale(self, x: X, factor: float) -> X:
+        """Multiply every number by one."""
         ...
 
     def concat(self, parts: Sequence[X]) -> X:
@@ -65,8 +110,12 @@ class Ops(Protocol[X]):
         """Scores to add to attention by relative position, from a `[buckets, heads]` table."""
         ...
 
-    def attention(self, q: X, k: X, v: X, *, num_heads: int, bias: X | None = None) -> X:
-        """Every token attends to all tokens of its own row: `[T, hidden]` in, `[T, hidden]` out."""
+    def attention(self, q: X, k: X, v: X, rule: Attention, *, bias: X | None = None) -> X:
+        """Every token attends to tokens of its own row: `[T, heads * d]` in and out.
+
+        Args:
+            bias: added to the scores; not with a causal rule.
+        """
         ...
 
     def pool(self, x: X, mode: PoolingMode) -> X:

@@ -1,0 +1,43 @@
+"""Fields of `config.json` that several families read alike."""
+
+from collections.abc import Mapping
+
+from fledge.engine.architectures.family import RawConfig
+from fledge.engine.ops.protocol import Activation
+from fledge.errors import UnsupportedModel
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+"""`hidden_act` in its spellings."""
+
+
+def hidden_activation(name: str) -> Activation:
+    """The activation that a config names.
+
+    Raises:
+        UnsupportedModel: no such activation here.
+    """
+    if name not in ACTIVATIONS:
+        raise UnsupportedModel(
+            f"config.json: activation {name!r}; Fledge computes {', '.join(sorted(ACTIVATIONS))}"
+        )
+    return ACTIVATIONS[name]
+
+
+def refuse_unless(config: RawConfig, field: str, *allowed: object) -> None:
+    """Raise `UnsupportedModel` when a config field asks for arithmetic that is not written here."""
+    value = config.get(field, allowed[0])
+    if value not in allowed:
+        raise UnsupportedModel(
+            f"config.json: {field} is {value!r}; Fledge computes only "
+            f"{' or '.join(repr(one) for one in allowed)} for this family"
+        )
