@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from fledge.engine.architectures.family import EncoderShape
+from fledge.engine.architectures.encoder import EncoderShape
 from fledge.engine.architectures.registry import find_family
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -96,6 +96,64 @@ def save_encoder(folder: Path, config: Mapping[str, Any], *, seed: int = 0) -> P
     _write(folder / "config.json", config)
     save_tokenizer(folder, shape.vocab_size)
     return folder
+
+
+DECODER = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 64,
+    "max_position_embeddings": 80,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+}
+"""Sizes of a small decoder, for `save_decoder` with a `model_type`."""
+
+
+def save_decoder(folder: Path, config: Mapping[str, Any], *, seed: int = 0) -> Path:
+    """A decoder of any family that `config` describes, its weights random, with no prefix.
+
+    Its words are those of `save_bert`; without modules, `architectures` decides the pooling.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    family = find_family(config["model_type"])
+    random = np.random.default_rng(seed)
+    # Gemma adds 1 to its norms' weights itself.
+    center = 0.0 if config["model_type"] == "gemma2" else 1.0
+    tensors = {
+        weight.source: random.normal(
+            center if "norm" in weight.source else 0.0, 0.2, _decoder_size(weight.source, config)
+        ).astype(np.float32)
+        for weight in family.weights(family.read_config(config))
+    }
+    save_file(tensors, folder / "model.safetensors")
+    _write(folder / "config.json", config)
+    save_tokenizer(folder, config["vocab_size"])
+    return folder
+
+
+def _decoder_size(source: str, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The size of a tensor, from its name in a checkpoint."""
+    hidden, inner, depth = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries = config["num_attention_heads"] * depth
+    keys = config["num_key_value_heads"] * depth
+    matrices = {
+        "embed_tokens": (config["vocab_size"], hidden),
+        "q_proj": (queries, hidden),
+        "k_proj": (keys, hidden),
+        "v_proj": (keys, hidden),
+        "o_proj": (hidden, queries),
+        "gate_proj": (inner, hidden),
+        "up_proj": (inner, hidden),
+        "down_proj": (hidden, inner),
+    }
+    part, kind = source.split(".")[-2:]
+    if part in matrices:
+        return matrices[part] if kind == "weight" else matrices[part][:1]
+    return (depth,) if part in ("q_norm", "k_norm") else (hidden,)
 
 
 def _size(name: str, shape: EncoderShape) -> tuple[int, ...]:

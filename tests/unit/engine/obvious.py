@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.engine.architectures.family import EncoderShape, PositionRule, RelativeRule
-from fledge.engine.ops.protocol import Activation, PoolingMode
+from fledge.engine.architectures.family import PositionRule, RelativeRule, Shape
+from fledge.engine.ops.protocol import Activation, Attention, PoolingMode
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ class RowOps:
     def __init__(
         self,
         weights: Mapping[str, Array],
-        shape: EncoderShape,
+        shape: Shape,
         ids: Sequence[int],
         masked_tokens: int = 0,
     ) -> None:
@@ -85,11 +85,36 @@ class RowOps:
         scaled: Array = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
         return scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
+    def rms_norm(
+        self, x: Array, name: str, *, eps: float, offset: float = 0.0, heads: int = 1
+    ) -> Array:
+        weight = self._weights[f"{name}.weight"] + offset
+        parts = [
+            part / np.sqrt((part**2).mean(axis=-1, keepdims=True) + eps) * weight
+            for part in np.split(x, heads, axis=-1)
+        ]
+        return np.concatenate(parts, axis=-1)
+
+    def rotary(self, x: Array, *, heads: int) -> Array:
+        angles = np.outer(self.position_ids(), self._shape.frequencies)
+        cos, sin = (f(angles) * self._shape.rotation_scale for f in (np.cos, np.sin))
+        turned = []
+        for head in np.split(x, heads, axis=-1):
+            real, imaginary = np.split(head, 2, axis=-1)
+            turned += [real * cos - imaginary * sin, imaginary * cos + real * sin]
+        return np.concatenate(turned, axis=-1)
+
     def activation(self, x: Array, kind: Activation) -> Array:
         return ACTIVATIONS[kind](x)
 
     def add(self, a: Array, b: Array) -> Array:
         return a + b
+
+    def multiply(self, a: Array, b: Array) -> Array:
+        return a * b
+
+    def scale(self, x: Array, factor: float) -> Array:
+        return x * factor
 
     def concat(self, parts: Sequence[Array]) -> Array:
         return np.concatenate(parts, axis=-1)
@@ -102,17 +127,28 @@ class RowOps:
         return bias
 
     def attention(
-        self, q: Array, k: Array, v: Array, *, num_heads: int, bias: Array | None = None
+        self, q: Array, k: Array, v: Array, rule: Attention, *, bias: Array | None = None
     ) -> Array:
+        kv_heads = rule.num_kv_heads or rule.num_heads
+        keys, values = (np.split(x, kv_heads, axis=-1) for x in (k, v))
         heads = []
-        for n, (query, key, value) in enumerate(
-            zip(*(np.split(x, num_heads, axis=-1) for x in (q, k, v)), strict=True)
-        ):
-            scores = query @ key.T / math.sqrt(query.shape[-1])
+        for n, query in enumerate(np.split(q, rule.num_heads, axis=-1)):
+            shared = n // (rule.num_heads // kv_heads)
+            scale = query.shape[-1] ** -0.5 if rule.scale is None else rule.scale
+            scores = query @ keys[shared].T * scale
+            if rule.softcap is not None:
+                scores = rule.softcap * np.tanh(scores / rule.softcap)
             scores = scores if bias is None else scores + bias[n]
+            scores = np.where(self._may_see(rule), scores, -np.inf)
             shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            heads.append(shares / shares.sum(axis=-1, keepdims=True) @ value)
+            heads.append(shares / shares.sum(axis=-1, keepdims=True) @ values[shared])
         return np.concatenate(heads, axis=-1)
+
+    def _may_see(self, rule: Attention) -> Array:
+        places = np.arange(len(self._ids))
+        distance = places[:, None] - places[None, :]
+        seen = distance >= 0 if rule.is_causal else distance == distance
+        return seen & (distance < (rule.window or len(self._ids) + 1))
 
     def pool(self, x: Array, mode: PoolingMode) -> Array:
         seen = x[self._seen]

@@ -10,13 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from fledge.engine import packing
 from fledge.engine.architectures.registry import FAMILIES
 from fledge.engine.ops.protocol import Activation, PoolingMode
 from fledge.engine.packing import Row
 from fledge.engine.pipeline import Compilation, Pipeline, load_pipeline
 from fledge.engine.recipe import Recipe, read_recipe
 from fledge.engine.weights import Part, open_weights
-from tests.tiny import save_encoder
+from tests.tiny import save_decoder, save_encoder
 from tests.unit.engine.obvious import RowOps
 
 VOCAB, HIDDEN, PAD_ID = 120, 32, 1
@@ -30,8 +31,33 @@ BERT = {
     "pad_token_id": PAD_ID,
 }
 DISTILBERT = {**COMMON, "dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+DECODER = {
+    **COMMON,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "intermediate_size": 48,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 20}
+DECODERS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {**DECODER, "attention_bias": True, "mlp_bias": True},
+    "llama with yarn": {**DECODER, "rope_scaling": YARN, "rope_theta": 100.0},
+    "mistral": {**DECODER, "sliding_window": 5},
+    "qwen2": {**DECODER, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
+    "qwen3": {**DECODER, "num_key_value_heads": 4, "rope_parameters": {"rope_theta": 1e6}},
+    "gemma2": {
+        **DECODER,
+        "num_key_value_heads": 1,
+        "sliding_window": 9,
+        "attn_logit_softcapping": 2.0,
+        "query_pre_attn_scalar": 3,
+    },
+}
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
-    **{name: {**BERT, "model_type": name} for name in FAMILIES},
+    **{name: {**BERT, "model_type": name} for name in FAMILIES if name not in DECODERS},
+    **{name: {**config, "model_type": name.split()[0]} for name, config in DECODERS.items()},
     "distilbert": {**DISTILBERT, "model_type": "distilbert"},
     "electra": {**BERT, "model_type": "electra", "embedding_size": 16},
     "electra of one width": {**BERT, "model_type": "electra", "embedding_size": HIDDEN},
@@ -68,7 +94,7 @@ def obvious_vectors(recipe: Recipe, rows: Sequence[Row], cache: Path) -> NDArray
     weights, vectors = weights_of(recipe, cache), []
     for row in rows:
         ops = RowOps(weights, recipe.shape, row.ids, row.masked_tokens)
-        x = recipe.family.forward(ops, recipe.shape)
+        x = recipe.family.forward(ops, recipe.shape)[-1]
         for module, _ in recipe.modules:
             x = module.apply(ops, x)
         vectors.append(x[0])
@@ -79,6 +105,12 @@ def relative_errors(vectors: NDArray[Any], expected: NDArray[Any]) -> NDArray[An
     lengths: NDArray[Any] = np.linalg.norm(expected, axis=1)
     errors: NDArray[Any] = np.linalg.norm(vectors - expected, axis=1) / lengths
     return errors
+
+
+def save(folder: Path, name: str) -> Path:
+    """The model of a name in `CONFIGS`, with random weights."""
+    write = save_decoder if name in DECODERS else save_encoder
+    return write(folder, CONFIGS[name])
 
 
 def save_modules(folder: Path, configs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -109,13 +141,25 @@ def save_modules(folder: Path, configs: Sequence[tuple[str, Mapping[str, Any]]])
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_family_gives_the_vectors_of_its_obvious_form(name: str, tmp_path: Path) -> None:
-    folder = save_encoder(tmp_path / "m", CONFIGS[name])
+    folder = save(tmp_path / "m", name)
     pipeline = load(folder, tmp_path / "c")
     expected = obvious_vectors(pipeline.recipe, ROWS, tmp_path / "c")
     assert relative_errors(pipeline.compute(ROWS), expected).max() < TOLERANCE
     for row, vector in list(zip(ROWS, expected, strict=True))[-4:]:
         alone = pipeline.compute([row])
         assert relative_errors(alone, vector[None]).max() < TOLERANCE
+    pipeline.close()
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoders_compute_long_rows_in_blocks_of_queries(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "MAX_MASK_CELLS", 16 * 80)
+    folder = save(tmp_path / "m", name)
+    pipeline = load(folder, tmp_path / "c")
+    expected = obvious_vectors(pipeline.recipe, ROWS, tmp_path / "c")
+    assert relative_errors(pipeline.compute(ROWS), expected).max() < TOLERANCE
     pipeline.close()
 
 
