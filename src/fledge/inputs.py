@@ -1,18 +1,13 @@
 """What is settled about the inputs of a request before anything is computed.
 
-Pure functions of a request's values and the model's card: names, prompts, ranges, ids, duplicates,
-and how an error about the job's `items[3]` is told about the field that the caller wrote.
+Pure functions of a request's values and the model's card: names, ranges, ids, duplicates, and how
+an error about the job's `items[3]` is told about the field that the caller wrote.
 """
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from fledge.errors import (
-    EmptyInput,
-    InvalidRequest,
-    TooManyInputs,
-    UnknownPrompt,
-)
+from fledge.errors import EmptyInput, InvalidRequest, TooManyInputs
 from fledge.types import Item, ModelCard
 
 Path: TypeAlias = Callable[[int], str]
@@ -44,26 +39,6 @@ def model_names(cards: Sequence[ModelCard]) -> dict[str, int]:
         for index, name in enumerate(spellings):
             names.setdefault(name, index)
     return names
-
-
-def find_prompt(
-    card: ModelCard, name: str | None, field_name: str
-) -> tuple[str | None, str | None]:
-    """The name and the text of the prompt to apply, both None for none.
-
-    Raises:
-        UnknownPrompt: the card lists no prompt of that name.
-    """
-    name = card.default_prompt_name if name is None else name
-    if not name:
-        return None, None
-    if name not in card.prompts:
-        known = ", ".join(card.prompts) or "none"
-        raise UnknownPrompt(
-            f"`{field_name}`: {card.id} has no prompt {quoted(name)}; its prompts: {known}",
-            field=field_name,
-        )
-    return name, card.prompts[name] or None
 
 
 def check_lengths(

@@ -21,11 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge import bootstrap
-from fledge.arguments import as_count, as_items, as_name, as_side, as_text, as_texts
+from fledge.arguments import (
+    as_count,
+    as_items,
+    as_name,
+    as_side,
+    as_text,
+    as_text_or_none,
+    as_texts,
+)
 from fledge.background import BackgroundLoop
 from fledge.errors import InvalidRequest
 from fledge.files.ordered import CHUNK_ITEMS, in_order, next_chunk
 from fledge.inputs import check_inputs, item_path
+from fledge.prompts import PromptChoice
 from fledge.service import CompareRequest, CompareResponse, EmbedRequest, EmbedResponse, Service
 from fledge.settings import Settings, load_settings
 from fledge.types import Item, ModelCard, Precision, Truncation, TruncationSide, Vectors
@@ -104,6 +113,7 @@ def without_limits(settings: Settings) -> Settings:
             "models": settings.models[:1],
             "max_inputs_per_request": UNLIMITED,
             "max_tokens_per_request": UNLIMITED,
+            "max_body_bytes": UNLIMITED,
             "max_queued_tokens": UNLIMITED,
         }
     )
@@ -145,11 +155,13 @@ class Model:
         """The service underneath, for answers with token counts and timings."""
         return self._service
 
-    def embed(
+    def embed(  # noqa: PLR0913 - all but the texts by name, and rarely more than one of them
         self,
         texts: Texts,
         *,
+        prompt: str | None = None,
         prompt_name: str | None = None,
+        input_type: str | None = None,
         normalize: bool | None = None,
         dimensions: int | None = None,
         truncate: bool = True,
@@ -160,8 +172,11 @@ class Model:
         Args:
             texts: a text or a list of texts; a list of token ids, or a list of such lists, is
                 embedded as it is, without a prompt or special tokens.
-            prompt_name: one of the card's prompts; None means its default, if it has one, and ""
-                means none.
+            prompt: a text of your own to put before each text, as "Instruct: ...\\nQuery: ".
+            prompt_name: one of the card's prompts, in place of that; None means its default, if
+                it has one, and "" means none.
+            input_type: what the texts are, as "query" or "document": picks the model's own prompt
+                for it, if it has one, and no prompt if it has none.
             normalize: whether vectors have length 1; None means as the model's own modules decide,
                 like `SentenceTransformer.encode`.
             dimensions: keep the first so many numbers; sensible for models trained for it.
@@ -173,24 +188,28 @@ class Model:
             EmptyInput: a text is empty. An empty list is fine, and gives an array `[0, dim]`.
             InvalidRequest: an argument cannot be used; its subclasses and the message say why.
         """
+        choice = _choice(prompt, prompt_name, input_type)
         request = _request(
-            prompt_name, normalize, dimensions, refuse=not truncate, side=truncation_direction
+            choice, normalize, dimensions, refuse=not truncate, side=truncation_direction
         )
         return self._run(partial(self._embed, texts, request))
 
-    async def aembed(
+    async def aembed(  # noqa: PLR0913 - as `embed`
         self,
         texts: Texts,
         *,
+        prompt: str | None = None,
         prompt_name: str | None = None,
+        input_type: str | None = None,
         normalize: bool | None = None,
         dimensions: int | None = None,
         truncate: bool = True,
         truncation_direction: TruncationSide | None = None,
     ) -> Vectors:
         """As `embed`, from the running event loop; cancelling it takes its work off the queue."""
+        choice = _choice(prompt, prompt_name, input_type)
         request = _request(
-            prompt_name, normalize, dimensions, refuse=not truncate, side=truncation_direction
+            choice, normalize, dimensions, refuse=not truncate, side=truncation_direction
         )
         self._check_open()
         return await self._embed(texts, request)
@@ -203,14 +222,18 @@ class Model:
         """
         return self._run(partial(self._similarity, a, b))
 
-    def rerank(
+    def rerank(  # noqa: PLR0913 - as `embed`
         self,
         query: str,
         documents: Sequence[str],
         *,
         top_n: int | None = None,
+        prompt: str | None = None,
         prompt_name: str | None = None,
+        input_type: str | None = None,
+        document_prompt: str | None = None,
         document_prompt_name: str | None = None,
+        document_input_type: str | None = None,
     ) -> list[Ranked]:
         """The documents by their similarity to the query, best first.
 
@@ -218,13 +241,13 @@ class Model:
             query: what to look for.
             documents: where to look; an empty list gives an empty list.
             top_n: how many to return; None means all.
-            prompt_name: the query's prompt, as in `embed`.
-            document_prompt_name: likewise, the documents' prompt.
+            prompt, prompt_name, input_type: the query's prompt, as in `embed`.
+            document_prompt, document_prompt_name, document_input_type: likewise, the documents'.
 
         Raises:
             EmptyInput: the query or a document is empty.
-            InvalidRequest: `top_n` is less than 1, a prompt is unknown, or an argument is of
-                another kind.
+            InvalidRequest: `top_n` is less than 1, a prompt cannot be used, or an argument is
+                of another kind.
         """
         best = as_count("top_n", top_n)
         if best is not None and best < 1:
@@ -232,8 +255,10 @@ class Model:
         request = CompareRequest(
             query=as_text("query", query),
             documents=(),
-            query_prompt_name=as_name("prompt_name", prompt_name),
-            document_prompt_name=as_name("document_prompt_name", document_prompt_name),
+            query_prompt_choice=_choice(prompt, prompt_name, input_type),
+            document_prompt_choice=_choice(
+                document_prompt, document_prompt_name, document_input_type, prefix="document_"
+            ),
         )
         texts = as_texts("documents", documents)
         scores = self._run(partial(self._scores, request, texts))
@@ -297,7 +322,8 @@ class Model:
     async def _as_vectors(self, side: Texts | Vectors) -> Vectors:
         if isinstance(side, np.ndarray):
             return side.astype(np.float32, copy=False)
-        return await self._embed(side, _request(None, None, None, refuse=False, side=None))
+        request = _request(PromptChoice(), None, None, refuse=False, side=None)
+        return await self._embed(side, request)
 
     async def _scores(self, request: CompareRequest, documents: list[str]) -> NDArray[np.float32]:
         """Chunk by chunk; the query goes along with each, which costs next to nothing."""
@@ -314,8 +340,19 @@ class Model:
         return scores
 
 
+def _choice(
+    prompt: str | None, prompt_name: str | None, input_type: str | None, *, prefix: str = ""
+) -> PromptChoice:
+    return PromptChoice(
+        prompt=as_text_or_none(f"{prefix}prompt", prompt),
+        prompt_name=as_name(f"{prefix}prompt_name", prompt_name),
+        input_type=as_name(f"{prefix}input_type", input_type),
+        prefix=prefix,
+    )
+
+
 def _request(
-    prompt_name: str | None,
+    prompt_choice: PromptChoice,
     normalize: bool | None,  # noqa: FBT001 - private, and named where it is called from
     dimensions: int | None,
     *,
@@ -324,7 +361,7 @@ def _request(
 ) -> EmbedRequest:
     return EmbedRequest(
         inputs=(),
-        prompt_name=as_name("prompt_name", prompt_name),
+        prompt_choice=prompt_choice,
         normalize="model" if normalize is None else normalize,
         dimensions=as_count("dimensions", dimensions),
         truncation=Truncation(side=as_side("truncation_direction", side), refuse=refuse),

@@ -20,12 +20,12 @@ from fledge.inputs import (
     check_dimensions,
     check_inputs,
     distinct,
-    find_prompt,
     item_path,
     model_names,
     quoted,
     respelled,
 )
+from fledge.prompts import Prompt, PromptChoice, check_prompt_length, choose_prompt
 from fledge.settings import Settings
 from fledge.types import (
     Backend,
@@ -53,7 +53,7 @@ class EmbedRequest:
     Attributes:
         inputs: texts, or lists of token ids; at least one.
         model: a name of the model; None means the first one served.
-        prompt_name: None means the card's `default_prompt_name`, "" means no prompt.
+        prompt_choice: what goes before each text, and which side of a search the texts are on.
         dimensions: length of the vectors; None means the model's own.
         normalize: see `Normalization`.
         truncation: what happens to inputs that are too long.
@@ -65,7 +65,7 @@ class EmbedRequest:
 
     inputs: Sequence[Item]
     model: str | None = None
-    prompt_name: str | None = None
+    prompt_choice: PromptChoice = field(default_factory=PromptChoice)
     dimensions: int | None = None
     normalize: Normalization = "model"
     truncation: Truncation = field(default_factory=Truncation)
@@ -83,29 +83,25 @@ class CompareRequest:
         query: the one text.
         documents: the many; at least one.
         model: a name of the model; None means the first one served.
-        query_prompt_name: None means the card's `default_prompt_name`, "" means no prompt.
-        document_prompt_name: likewise, for each of the documents.
+        query_prompt_choice: what goes before the query, and its side if that is not the query's.
+        document_prompt_choice: likewise, for each of the documents.
         truncation: what happens to texts that are too long.
         priority: smaller is sooner.
         deadline: `time.monotonic()` seconds after which nobody waits for the answer.
         query_field: how the caller spells the field of the query, for error messages.
         documents_field: likewise, the field of the documents.
-        query_prompt_field: likewise, the field of the query's prompt.
-        document_prompt_field: likewise, the field of the documents' prompt.
     """
 
     query: str
     documents: Sequence[str]
     model: str | None = None
-    query_prompt_name: str | None = None
-    document_prompt_name: str | None = None
+    query_prompt_choice: PromptChoice = field(default_factory=PromptChoice)
+    document_prompt_choice: PromptChoice = field(default_factory=PromptChoice)
     truncation: Truncation = field(default_factory=Truncation)
     priority: int = 0
     deadline: float | None = None
     query_field: str = "query"
     documents_field: str = "documents"
-    query_prompt_field: str = "prompt_name"
-    document_prompt_field: str = "document_prompt_name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +113,7 @@ class Answer:
         token_counts: tokens of each input, in the order of the request; a comparison counts its
             query first.
         truncated_count: how many inputs were cut.
-        prompt_name: the prompt that was put before the inputs (a comparison's query), or None.
+        prompt: what was put before the inputs (a comparison's query).
         warnings: what the caller should know, one sentence each.
         timings: where the time went.
     """
@@ -125,7 +121,7 @@ class Answer:
     card: ModelCard
     token_counts: Sequence[int]
     truncated_count: int
-    prompt_name: str | None
+    prompt: Prompt
     warnings: tuple[str, ...]
     timings: Timings
 
@@ -197,11 +193,11 @@ class Service:
         """
         backend = self.backend(request.model)
         card = backend.card
-        prompt_name, prompt = find_prompt(card, request.prompt_name, "prompt_name")
+        prompt = self._prompt(card, request.prompt_choice, request.inputs)
         warnings = check_dimensions(card, request.dimensions)
         result = await self._run(
             backend,
-            self._job(request, request.inputs, prompt, None),
+            self._job(request, request.inputs, prompt),
             request.field,
             item_path(request.field, is_single=request.is_single),
         )
@@ -211,7 +207,7 @@ class Service:
             token_counts=result.token_counts,
             truncated_count=sum(result.truncated),
             # Token ids never get a prompt, so a list of nothing else had none.
-            prompt_name=prompt_name if any(isinstance(i, str) for i in request.inputs) else None,
+            prompt=prompt if any(isinstance(i, str) for i in request.inputs) else Prompt(),
             warnings=warnings,
             timings=result.timings,
         )
@@ -224,22 +220,20 @@ class Service:
         """
         backend = self.backend(request.model)
         card = backend.card
-        query_prompt_name, query_prompt = find_prompt(
-            card, request.query_prompt_name, request.query_prompt_field
-        )
-        _, document_prompt = find_prompt(
-            card, request.document_prompt_name, request.document_prompt_field
+        query_prompt = self._prompt(card, request.query_prompt_choice, [request.query], "query")
+        document_prompt = self._prompt(
+            card, request.document_prompt_choice, request.documents, "document"
         )
         query, documents = await _both(
             self._run(
                 backend,
-                self._job(request, [request.query], query_prompt, "query"),
+                self._job(request, [request.query], query_prompt),
                 request.query_field,
                 item_path(request.query_field, is_single=True),
             ),
             self._run(
                 backend,
-                self._job(request, request.documents, document_prompt, "document"),
+                self._job(request, request.documents, document_prompt),
                 request.documents_field,
                 item_path(request.documents_field),
             ),
@@ -251,7 +245,7 @@ class Service:
             scores=similarity(query_vectors, document_vectors, card.similarity)[0],
             token_counts=[*query.token_counts, *documents.token_counts],
             truncated_count=sum(query.truncated) + sum(documents.truncated),
-            prompt_name=query_prompt_name,
+            prompt=query_prompt,
             warnings=(),
             timings=documents.timings,
         )
@@ -262,18 +256,26 @@ class Service:
             for backend in self._backends:
                 stack.push_async_callback(backend.aclose)
 
-    def _job(
+    def _prompt(
         self,
-        request: EmbedRequest | CompareRequest,
+        card: ModelCard,
+        choice: PromptChoice,
         items: Sequence[Item],
-        prompt: str | None,
-        side: Side | None,
+        side: Side | None = None,
+    ) -> Prompt:
+        """The prompt of a choice; `side` is for callers who named none."""
+        prompt = choose_prompt(card, choice)
+        check_prompt_length(prompt, choice, items, self.settings.max_body_bytes)
+        return replace(prompt, side=prompt.side or side)
+
+    def _job(
+        self, request: EmbedRequest | CompareRequest, items: Sequence[Item], prompt: Prompt
     ) -> EmbedJob:
         return EmbedJob(
             items=items,
-            prompt=prompt,
+            prompt=prompt.text,
             truncation=request.truncation,
-            side=side,
+            side=prompt.side,
             priority=request.priority,
             deadline=request.deadline,
             max_total_tokens=self.settings.max_tokens_per_request,

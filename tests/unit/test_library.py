@@ -129,6 +129,43 @@ def test_a_prompt_goes_before_each_text(model: Model) -> None:
         model.embed("one", prompt_name="poem")
 
 
+def test_a_text_of_ones_own_goes_before_each_text(model: Model, backend: FakeBackend) -> None:
+    prompt = "Instruct: search\nQuery: "
+
+    np.testing.assert_array_equal(model.embed("one", prompt=prompt), model.embed(prompt + "one"))
+    np.testing.assert_array_equal(model.embed([5, 6], prompt=prompt), model.embed([5, 6]))
+    with pytest.raises(InvalidRequest, match="`prompt` and `prompt_name` cannot both apply"):
+        model.embed("one", prompt=prompt, prompt_name="query")
+    with pytest.raises(InvalidRequest, match="`prompt` is not valid Unicode"):
+        model.embed("one", prompt="\ud800")
+
+
+def test_an_input_type_picks_the_prompt_and_the_side(model: Model, backend: FakeBackend) -> None:
+    for input_type in ("query", "document"):
+        np.testing.assert_array_equal(
+            model.embed("one", input_type=input_type), model.embed(f"{input_type}: one")
+        )
+        assert backend.jobs[-2].side == input_type
+    with pytest.raises(InvalidRequest, match="`input_type` is 'poem'; known are query,"):
+        model.embed("one", input_type="poem")
+
+
+def test_aembed_takes_the_same_choices_of_a_prompt(model: Model) -> None:
+    async def vectors() -> list[Vectors]:
+        return [
+            await model.aembed("one", prompt="query: "),
+            await model.aembed("one", prompt_name="query"),
+            await model.aembed("one", input_type="query"),
+        ]
+
+    for vector in asyncio.run(vectors()):
+        np.testing.assert_array_equal(vector, model.embed("query: one"))
+
+
+def test_a_long_prompt_before_many_texts_is_no_request_too_large(model: Model) -> None:
+    assert model.embed(["one"] * 1000, prompt="x" * 40_000).shape == (1000, DIMENSION)
+
+
 def test_a_long_text_is_cut_on_the_side_asked_for(model: Model, backend: FakeBackend) -> None:
     words = " ".join(map(str, range(30)))
     model.embed(words, truncation_direction="left")
@@ -172,6 +209,8 @@ def test_what_is_no_text_is_an_error_that_names_it(
         ({"dimensions": 2.5}, "`dimensions` is of type float; give a whole number"),
         ({"dimensions": True}, "`dimensions` is of type bool; give a whole number"),
         ({"prompt_name": 5}, "`prompt_name` is of type int; give a name"),
+        ({"prompt": b"query: "}, "`prompt` is of type bytes; give a text, or None"),
+        ({"input_type": 5}, "`input_type` is of type int; give a name"),
         ({"truncation_direction": "up"}, "`truncation_direction` is 'up'; give \"left\" or"),
         ({"truncation_direction": 1}, '`truncation_direction` is of type int; give "left" or'),
     ],
@@ -314,6 +353,20 @@ def test_rerank_uses_the_prompts_it_is_given(model: Model, backend: FakeBackend)
     assert {job.prompt for job in backend.jobs} == {"query: ", "document: "}
 
 
+def test_rerank_takes_every_choice_of_a_prompt_for_either_part(
+    model: Model, backend: FakeBackend
+) -> None:
+    model.rerank("q", ["d"], input_type="query", document_input_type="document")
+    model.rerank("q", ["d"], prompt="q: ", document_prompt="d: ")
+
+    assert [(job.prompt, job.side) for job in backend.jobs] == [
+        ("query: ", "query"),
+        ("document: ", "document"),
+        ("q: ", "query"),
+        ("d: ", "document"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("query", "documents", "options", "message"),
     [
@@ -323,6 +376,7 @@ def test_rerank_uses_the_prompts_it_is_given(model: Model, backend: FakeBackend)
         (1, ["a"], {}, "`query` is of type int; give a text"),
         ("q", ["a"], {"top_n": "1"}, "`top_n` is of type str; give a whole number"),
         ("q", ["a"], {"document_prompt_name": 5}, "`document_prompt_name` is of type int"),
+        ("q", ["a"], {"document_input_type": "no"}, "`document_input_type` is 'no'; known are"),
     ],
 )
 def test_rerank_refuses_what_cannot_be_ranked(

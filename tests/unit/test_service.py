@@ -14,8 +14,8 @@ from fledge.errors import (
     Overloaded,
     TooManyInputs,
     UnknownModel,
-    UnknownPrompt,
 )
+from fledge.prompts import Prompt, PromptChoice
 from fledge.service import CompareRequest, EmbedRequest, EmbedResponse, Service
 from fledge.settings import Settings
 from fledge.testing import FakeBackend, fake_card
@@ -50,32 +50,41 @@ def test_an_unknown_model_is_refused_with_the_list_of_those_served(name: str) ->
         service.backend(name)
 
 
-def test_without_a_prompt_name_no_prompt_is_applied() -> None:
+def test_without_a_choice_no_prompt_is_applied() -> None:
     backend = FakeBackend()
-    assert embed(backend, EmbedRequest(inputs=["a"])).prompt_name is None
-    assert backend.jobs[0].prompt is None
+    assert embed(backend, EmbedRequest(inputs=["a"])).prompt == Prompt()
+    assert (backend.jobs[0].prompt, backend.jobs[0].side) == (None, None)
 
 
 def test_the_default_prompt_of_the_card_is_applied_and_told() -> None:
     backend = FakeBackend(fake_card(default_prompt_name="query"))
-    assert embed(backend, EmbedRequest(inputs=["a"])).prompt_name == "query"
+    assert embed(backend, EmbedRequest(inputs=["a"])).prompt.name == "query"
     assert backend.jobs[0].prompt == "query: "
 
 
-def test_an_empty_prompt_name_means_no_prompt() -> None:
-    backend = FakeBackend(fake_card(default_prompt_name="query"))
-    assert embed(backend, EmbedRequest(inputs=["a"], prompt_name="")).prompt_name is None
-    assert backend.jobs[0].prompt is None
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_the_prompt_and_the_side_of_an_input_type_reach_the_backend(side: str) -> None:
+    backend = FakeBackend()
+    request = EmbedRequest(inputs=["a"], prompt_choice=PromptChoice(input_type=side))
+    assert embed(backend, request).prompt.name == side
+    assert (backend.jobs[0].prompt, backend.jobs[0].side) == (f"{side}: ", side)
 
 
-def test_no_prompt_is_told_of_where_there_were_only_token_ids() -> None:
-    backend = FakeBackend(fake_card(default_prompt_name="query"))
-    assert embed(backend, EmbedRequest(inputs=[[5, 6]])).prompt_name is None
+def test_token_ids_have_a_side_and_no_prompt_is_told_of_where_there_was_nothing_else() -> None:
+    backend = FakeBackend()
+    request = EmbedRequest(inputs=[[5, 6]], prompt_choice=PromptChoice(input_type="query"))
+    assert embed(backend, request).prompt == Prompt()
+    assert backend.jobs[0].side == "query"
 
 
-def test_an_unknown_prompt_is_refused_with_the_list_of_the_models_own() -> None:
-    with pytest.raises(UnknownPrompt, match=r"no prompt 'nope'; its prompts: query, document"):
-        embed(FakeBackend(), EmbedRequest(inputs=["a"], prompt_name="nope"))
+def test_a_prompt_of_the_callers_own_counts_as_if_it_were_written_before_each_text() -> None:
+    choice = PromptChoice(prompt="x" * 500)
+    backend = FakeBackend()
+    two = EmbedRequest(inputs=["a", [5], "b"], prompt_choice=choice)
+    embed(backend, two, max_body_bytes=1024)
+    assert backend.jobs[0].prompt == "x" * 500
+    with pytest.raises(InvalidRequest, match=r"`prompt` before 3 texts makes 1500 .* most 1024"):
+        embed(backend, replace(two, inputs=["a", "b", "a"]), max_body_bytes=1024)
 
 
 @pytest.mark.parametrize(
@@ -237,13 +246,33 @@ def test_scores_follow_the_similarity_of_the_card() -> None:
 def test_query_and_documents_get_their_own_prompts_and_sides() -> None:
     backend = FakeBackend()
     request = CompareRequest(
-        query="a", documents=["b"], query_prompt_name="query", document_prompt_name="document"
+        query="a",
+        documents=["b"],
+        query_prompt_choice=PromptChoice(prompt_name="query"),
+        document_prompt_choice=PromptChoice(prompt_name="document"),
     )
     compare(backend, request)
     assert [(job.prompt, job.side) for job in backend.jobs] == [
         ("query: ", "query"),
         ("document: ", "document"),
     ]
+
+
+def test_an_input_type_moves_both_parts_of_a_comparison_to_its_side() -> None:
+    backend = FakeBackend()
+    choice = PromptChoice(input_type="document")
+    request = CompareRequest(
+        query="a", documents=["b"], query_prompt_choice=choice, document_prompt_choice=choice
+    )
+    compare(backend, request)
+    assert [(job.prompt, job.side) for job in backend.jobs] == [("document: ", "document")] * 2
+
+
+def test_the_documents_prompt_counts_before_each_document() -> None:
+    long = PromptChoice(prompt="x" * 500, prefix="document_")
+    request = CompareRequest(query="a", documents=["b"] * 3, document_prompt_choice=long)
+    with pytest.raises(InvalidRequest, match="`document_prompt` before 3 texts makes 1500"):
+        asyncio.run(Service([FakeBackend()], Settings(max_body_bytes=1024)).compare(request))
 
 
 @pytest.mark.parametrize(

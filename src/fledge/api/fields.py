@@ -1,10 +1,13 @@
 """Fields that several dialects share: their types, and what they mean to the service."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, cast
 
 from pydantic import Field, WithJsonSchema
 
+from fledge.api.bodies import described
+from fledge.errors import InvalidRequest
+from fledge.prompts import PromptChoice
 from fledge.service import Answer
 from fledge.types import Item, Truncation, TruncationSide
 
@@ -35,6 +38,21 @@ PromptName: TypeAlias = Annotated[
         'model\'s own default, which few models have; "": none.'
     ),
 ]
+PromptText: TypeAlias = Annotated[
+    str | None,
+    Field(
+        description="A text of your own to put before each text, for models that take "
+        "instructions. Not together with the name of a prompt."
+    ),
+]
+InputType: TypeAlias = Annotated[
+    str | None,
+    Field(
+        description="What the texts are, as `query` or `document`: picks the model's own prompt "
+        "for it. A model without one computes them as they are."
+    ),
+]
+Task: TypeAlias = Annotated[str | None, Field(description="Another name for `input_type`.")]
 Dimensions: TypeAlias = Annotated[
     int | None,
     Field(
@@ -45,6 +63,36 @@ Dimensions: TypeAlias = Annotated[
 TruncationDirection: TypeAlias = Annotated[
     Direction | None, Field(description="The side that is cut away from a text that is too long.")
 ]
+
+
+class PromptFields(Protocol):
+    """The fields of a body that choose the prompt."""
+
+    prompt: PromptText
+    prompt_name: PromptName
+    input_type: InputType
+    task: Task
+
+
+def prompt_choice(body: PromptFields) -> PromptChoice:
+    """What a body says about the prompt.
+
+    Raises:
+        InvalidRequest: `input_type` and `task` differ.
+    """
+    input_type, task = body.input_type, body.task
+    if input_type is not None and task is not None and input_type != task:
+        raise InvalidRequest(
+            f"`input_type` is {described(input_type)} and `task` {described(task)}; they are two "
+            "names of one field: give one of them",
+            field="task",
+        )
+    return PromptChoice(
+        prompt=body.prompt,
+        prompt_name=body.prompt_name,
+        input_type=task if input_type is None else input_type,
+        input_type_field="task" if input_type is None else "input_type",
+    )
 
 
 def truncation(*, truncate: bool, direction: Direction | None) -> Truncation:

@@ -15,15 +15,20 @@ from fledge.api.errors import HUGGING_FACE
 from fledge.api.fields import (
     ITEMS_SCHEMA,
     Dimensions,
+    InputType,
     PromptName,
+    PromptText,
+    Task,
     TruncationDirection,
     compute_headers,
     count_characters,
+    prompt_choice,
     truncation,
 )
 from fledge.api.rendering import dump, dump_list, header_value
 from fledge.api.runner import Call, Operation, Plan
 from fledge.errors import InvalidRequest, MalformedBody
+from fledge.prompts import PromptChoice
 from fledge.service import Answer, CompareRequest, CompareResponse, EmbedRequest, EmbedResponse
 
 SIMILARITY_TASK = "sentence-similarity"
@@ -41,6 +46,9 @@ class Parameters(Body):
         "normalization. Absent: as the model's own modules decide.",
     )
     prompt_name: PromptName = None
+    prompt: PromptText = None
+    input_type: InputType = None
+    task: Task = None
     truncate: bool | None = Field(
         None, description="false: refuse inputs that are too long. Else they are cut."
     )
@@ -112,7 +120,7 @@ def _embeddings(call: Call, body: InferenceBody) -> Plan:
     request = EmbedRequest(
         inputs=items,
         model=call.path.get("model_id"),
-        prompt_name=parameters.prompt_name,
+        prompt_choice=_prompt_choice(parameters),
         dimensions=parameters.dimensions,
         normalize="model" if parameters.normalize is None else parameters.normalize,
         truncation=truncation(
@@ -133,19 +141,19 @@ def _embeddings(call: Call, body: InferenceBody) -> Plan:
 def _similarity(call: Call, body: InferenceBody, data: dict[str, Any], prefix: str) -> Plan:
     inputs = parse_fields(SimilarityInputs, data, prefix=prefix)
     parameters = _merged(body)
+    choice = _prompt_choice(parameters)
     request = CompareRequest(
         query=inputs.source_sentence,
         documents=inputs.sentences,
         model=call.path.get("model_id"),
-        query_prompt_name=parameters.prompt_name,
-        document_prompt_name=parameters.prompt_name,
+        query_prompt_choice=choice,
+        document_prompt_choice=choice,
         truncation=truncation(
             truncate=parameters.truncate is not False, direction=parameters.truncation_direction
         ),
         deadline=call.deadline,
         query_field=f"{prefix}source_sentence",
         documents_field=f"{prefix}sentences",
-        document_prompt_field="prompt_name",
     )
     unused = [name for name in _EMBEDDING_ONLY if getattr(parameters, name) is not None]
     unused += [f"inputs.{name}" for name in inputs.unknown_fields()]
@@ -172,12 +180,21 @@ def _merged(body: InferenceBody) -> Parameters:
     return Parameters.model_construct(**both)
 
 
+def _prompt_choice(parameters: Parameters) -> PromptChoice:
+    """The prompt, where `task` is not the name of this very route, which says nothing of it."""
+    if parameters.task in TASKS:
+        parameters = parameters.model_copy(update={"task": None})
+    return prompt_choice(parameters)
+
+
 def _ignored(body: InferenceBody, parameters: Parameters, unused: list[str]) -> list[str]:
     """Every field that had no effect, unknown ones by their path."""
     nested = body.parameters.unknown_fields() if body.parameters is not None else []
     ignored = [*body.unknown_fields(), *(f"parameters.{name}" for name in nested), *unused]
     if parameters.encoding_format not in (None, "float"):
         ignored.append("encoding_format")
+    if parameters.task in TASKS:
+        ignored.append("task")
     return ignored
 
 

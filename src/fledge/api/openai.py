@@ -1,8 +1,8 @@
 """The OpenAI dialect: `POST /v1/embeddings`, `GET /v1/models`.
 
-With the extensions `prompt_name`, `truncate`, `truncation_direction` and `normalize`. Vectors are
-normalized unless the model compares by the dot product; text that is too long is refused unless
-`truncate` is true.
+With the extensions `prompt`, `prompt_name`, `input_type` (or `task`), `truncate`,
+`truncation_direction` and `normalize`. Vectors are normalized unless the model compares by the dot
+product; text that is too long is refused unless `truncate` is true.
 """
 
 import time
@@ -17,11 +17,15 @@ from fledge.api.bodies import Body, parse_fields, parse_items
 from fledge.api.errors import OPENAI
 from fledge.api.fields import (
     Dimensions,
+    InputType,
     Items,
     PromptName,
+    PromptText,
+    Task,
     TruncationDirection,
     compute_headers,
     count_characters,
+    prompt_choice,
     truncation,
 )
 from fledge.api.rendering import JsonResponse, dump, dump_list
@@ -45,6 +49,9 @@ class EmbeddingsBody(Body):
     dimensions: Dimensions = None
     user: str | None = Field(None, description="Accepted, and not used.")
     prompt_name: PromptName = None
+    prompt: PromptText = None
+    input_type: InputType = None
+    task: Task = None
     truncate: bool | None = Field(
         None, description="true: cut inputs that are too long. Else they are refused."
     )
@@ -72,7 +79,7 @@ def parse_embeddings(call: Call) -> Plan:
     request = EmbedRequest(
         inputs=items,
         model=body.model,
-        prompt_name=body.prompt_name,
+        prompt_choice=prompt_choice(body),
         dimensions=body.dimensions,
         normalize="similarity" if body.normalize is None else body.normalize,
         truncation=truncation(truncate=body.truncate is True, direction=body.truncation_direction),

@@ -11,11 +11,21 @@ from pydantic import Field, WithJsonSchema
 
 from fledge.api.bodies import Body, parse_fields, wrong_type
 from fledge.api.errors import HUGGING_FACE, OPENAI
-from fledge.api.fields import PromptName, TruncationDirection, count_characters, truncation
+from fledge.api.fields import (
+    InputType,
+    PromptName,
+    PromptText,
+    Task,
+    TruncationDirection,
+    count_characters,
+    prompt_choice,
+    truncation,
+)
 from fledge.api.huggingface import compute_and_time_headers
 from fledge.api.rendering import dump
 from fledge.api.runner import Call, Operation, Plan
 from fledge.errors import InvalidRequest
+from fledge.prompts import PromptChoice
 from fledge.service import CompareRequest, CompareResponse
 
 _DOCUMENTS_SCHEMA: dict[str, Any] = {
@@ -45,7 +55,12 @@ class RerankBody(Body):
     return_documents: bool | None = Field(None, description="true: return the documents too.")
     return_text: bool | None = Field(None, description="Another name for `return_documents`.")
     prompt_name: PromptName = None
+    prompt: PromptText = None
+    input_type: InputType = None
+    task: Task = None
     document_prompt_name: PromptName = None
+    document_prompt: PromptText = None
+    document_input_type: InputType = None
     truncate: bool | None = Field(
         None, description="false: refuse texts that are too long. Else they are cut."
     )
@@ -69,8 +84,13 @@ def parse_rerank(call: Call) -> Plan:
         query=body.query,
         documents=texts,
         model=body.model,
-        query_prompt_name=body.prompt_name,
-        document_prompt_name=body.document_prompt_name,
+        query_prompt_choice=prompt_choice(body),
+        document_prompt_choice=PromptChoice(
+            prompt=body.document_prompt,
+            prompt_name=body.document_prompt_name,
+            input_type=body.document_input_type,
+            prefix="document_",
+        ),
         truncation=truncation(
             truncate=body.truncate is not False, direction=body.truncation_direction
         ),

@@ -20,6 +20,7 @@ from fledge.api.errors import Dialect
 from fledge.api.rendering import JsonResponse, header_names, header_value
 from fledge.api.routing import Endpoint, speaking
 from fledge.errors import DeadlineExceeded, UnknownField
+from fledge.prompts import Prompt
 from fledge.service import Answer, CompareRequest, EmbedRequest, Service
 from fledge.settings import Settings
 from fledge.telemetry import Metrics
@@ -28,6 +29,8 @@ from fledge.telemetry import Metrics
 _GRACE_S = 0.5
 # What others log for a client that left; it is never seen by anybody else.
 _CLIENT_LEFT_STATUS = 499
+# What `x-fledge-prompt` says of a prompt that has no name.
+_OWN_TEXT = "custom"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +135,20 @@ class Runner:
             )
 
 
+def _prompt_label(prompt: Prompt) -> str | None:
+    """A prompt for a header: its name, never its text."""
+    if prompt.name is None:
+        return None if prompt.text is None else _OWN_TEXT
+    name = header_names([prompt.name])
+    # Percent-encoded, as any name may be: the plain word is kept for texts of the caller's own.
+    return "%63ustom" if name == _OWN_TEXT else name
+
+
 def _notes(plan: Plan, answer: Answer) -> dict[str, str]:
     """The headers that say what was done to the request, each only if there is something to say."""
     notes = {}
-    if answer.prompt_name is not None:
-        notes["x-fledge-prompt"] = header_names([answer.prompt_name])
+    if (label := _prompt_label(answer.prompt)) is not None:
+        notes["x-fledge-prompt"] = label
     if answer.truncated_count:
         notes["x-fledge-truncated"] = str(answer.truncated_count)
     if answer.warnings:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import anyio
 import typer
@@ -12,7 +12,7 @@ import typer
 from fledge.cli import console
 from fledge.cli.embed_file import EMPTY_ROWS, FileJob, describe, run_file_job
 from fledge.cli.embedder import ServiceEmbedder
-from fledge.cli.options import ColumnOption, ModelOption, PrecisionOption, PromptOption, given
+from fledge.cli.options import ColumnOption, ModelOption, PrecisionOption, PromptNameOption, given
 from fledge.cli.tools import tools_of
 from fledge.errors import FileFormatError
 from fledge.files.embedder import embed_rows
@@ -23,77 +23,104 @@ from fledge.files.rows import Computed
 from fledge.files.sinks import Encoder, JsonLinesEncoder, NpyEncoder
 from fledge.files.sources import text_rows
 from fledge.library import Model
+from fledge.prompts import PromptChoice
 from fledge.service import EmbedRequest
 from fledge.settings import load_settings
 
 STDIN = "-"
 
+TextsArgument: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TEXT", help="Texts to embed; a single `-` reads them from stdin, one a line."
+    ),
+]
+InputOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="FILE",
+        help="Texts from a file: .txt (one a line), .jsonl (objects or strings), .csv or .tsv "
+        "(with a header), .parquet. It may be larger than memory.",
+    ),
+]
+OutputOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="The file to write for --input, row for row: .jsonl or .parquet with `text` and "
+        "`embedding`, which is null where the text is empty or only white space; .npy for "
+        "a bare array, where such a text gets a row of zeros. After an interrupt, the same "
+        "command goes on.",
+    ),
+]
+FormatOption: TypeAlias = Annotated[
+    OutputFormat | None,
+    typer.Option(
+        "--format",
+        help="The output's format, if its ending does not tell; on stdout jsonl or npy. jsonl "
+        "to read and to pipe, npy for NumPy, parquet for data frames.",
+        show_default="jsonl on stdout",
+    ),
+]
+PromptOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="A text of your own to put before each text, for models that take instructions; "
+        "not together with --prompt-name.",
+    ),
+]
+InputTypeOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--input-type",
+        metavar="TYPE",
+        help="What the texts are, as `query` or `document`: picks the model's own prompt for it, "
+        "if it has one. An unknown type lists those that are known.",
+    ),
+]
+NormalizeOption: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--normalize/--no-normalize",
+        help="Vectors of length 1, or as they are before normalizing; by default as the "
+        "model's own modules decide.",
+    ),
+]
+DimensionsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--dimensions",
+        metavar="N",
+        help="Keep the first N numbers of each vector; sensible for models trained for it.",
+    ),
+]
+OverwriteOption: TypeAlias = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an output that exists.")
+]
+
 
 def embed(  # noqa: PLR0913 - a parameter is a flag
     context: typer.Context,
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TEXT",
-            help="Texts to embed; a single `-` reads them from stdin, one a line.",
-        ),
-    ] = None,
+    texts: TextsArgument = None,
     *,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="FILE",
-            help="Texts from a file: .txt (one a line), .jsonl (objects or strings), .csv or .tsv "
-            "(with a header), .parquet. It may be larger than memory.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file to write for --input, row for row: .jsonl or .parquet with `text` and "
-            "`embedding`, which is null where the text is empty or only white space; .npy for "
-            "a bare array, where such a text gets a row of zeros. After an interrupt, the same "
-            "command goes on.",
-        ),
-    ] = None,
-    kind: Annotated[
-        OutputFormat | None,
-        typer.Option(
-            "--format",
-            help="The output's format, if its ending does not tell; on stdout jsonl or npy. jsonl "
-            "to read and to pipe, npy for NumPy, parquet for data frames.",
-            show_default="jsonl on stdout",
-        ),
-    ] = None,
+    source: InputOption = None,
+    output: OutputOption = None,
+    kind: FormatOption = None,
     column: ColumnOption = None,
     model: ModelOption = None,
     precision: PrecisionOption = None,
-    prompt_name: PromptOption = None,
-    normalize: Annotated[
-        bool | None,
-        typer.Option(
-            "--normalize/--no-normalize",
-            help="Vectors of length 1, or as they are before normalizing; by default as the "
-            "model's own modules decide.",
-        ),
-    ] = None,
-    dimensions: Annotated[
-        int | None,
-        typer.Option(
-            "--dimensions",
-            metavar="N",
-            help="Keep the first N numbers of each vector; sensible for models trained for it.",
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace an output that exists."),
-    ] = False,
+    prompt: PromptOption = None,
+    prompt_name: PromptNameOption = None,
+    input_type: InputTypeOption = None,
+    normalize: NormalizeOption = None,
+    dimensions: DimensionsOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Embed texts, or a whole file of them.
 
@@ -106,7 +133,7 @@ def embed(  # noqa: PLR0913 - a parameter is a flag
         _check_stdout_use(texts, output, kind, column)
     request = EmbedRequest(
         inputs=(),
-        prompt_name=prompt_name,
+        prompt_choice=PromptChoice(prompt=prompt, prompt_name=prompt_name, input_type=input_type),
         normalize="model" if normalize is None else normalize,
         dimensions=dimensions,
         field="TEXT",

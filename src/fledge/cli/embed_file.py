@@ -18,8 +18,9 @@ from fledge.files.progress import Identity
 from fledge.files.report import Report
 from fledge.files.rows import Source
 from fledge.files.sinks import PartialFile, check_output
-from fledge.inputs import check_dimensions, find_prompt
+from fledge.inputs import check_dimensions
 from fledge.library import Model
+from fledge.prompts import choose_prompt
 from fledge.service import EmbedRequest
 
 EMPTY_ROWS = {"jsonl": "null", "parquet": "null", "npy": "rows of zeros"}
@@ -54,7 +55,7 @@ class FileJob:
 def run_file_job(job: FileJob, model: Model, request: EmbedRequest) -> None:
     """Do it, with a bar while it runs and a report at its end."""
     # Before the first file is made: what is refused later would leave two behind.
-    find_prompt(model.card, request.prompt_name, "prompt_name")
+    choose_prompt(model.card, request.prompt_choice)
     check_dimensions(model.card, request.dimensions)
     dimension = request.dimensions or model.card.dimension
     sink = PartialFile(job.output, make_encoder(job.kind, dimension))
@@ -81,13 +82,15 @@ def run_file_job(job: FileJob, model: Model, request: EmbedRequest) -> None:
 
 def identity_of(job: FileJob, model: Model, request: EmbedRequest) -> Identity:
     """Everything beside the input that decides the bytes of the output."""
-    card = model.card
+    card, choice = model.card, request.prompt_choice
     return {
         "format": job.kind,
         "model": card.id,
         "revision": card.revision,
         "precision": card.precision,
-        "prompt_name": request.prompt_name,
+        "prompt": choice.prompt,
+        "prompt_name": choice.prompt_name,
+        "input_type": choice.input_type,
         "normalize": request.normalize,
         "dimensions": request.dimensions,
     }

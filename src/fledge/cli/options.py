@@ -30,7 +30,7 @@ ModelOption: TypeAlias = Annotated[
     ),
 ]
 PrecisionOption: TypeAlias = Annotated[Precision | None, setting("precision", "--precision")]
-PromptOption: TypeAlias = Annotated[
+PromptNameOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--prompt-name",

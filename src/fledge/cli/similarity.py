@@ -13,7 +13,7 @@ from fledge.cli.options import (
     JsonOption,
     ModelOption,
     PrecisionOption,
-    PromptOption,
+    PromptNameOption,
     given,
 )
 from fledge.cli.tools import tools_of
@@ -81,7 +81,7 @@ def rerank(  # noqa: PLR0913 - a parameter is a flag
     as_json: JsonOption = False,
     model: ModelOption = None,
     precision: PrecisionOption = None,
-    prompt_name: PromptOption = None,
+    prompt_name: PromptNameOption = None,
 ) -> None:
     """Sort documents by similarity to a query."""
     numbered = _documents(documents, source, column)

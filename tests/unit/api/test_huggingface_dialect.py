@@ -106,6 +106,42 @@ def test_parameters_count_at_the_root_and_nested(serve: Serve, place: str) -> No
     assert response.headers["x-fledge-prompt"] == "query"
 
 
+@pytest.mark.parametrize("place", ["root", "parameters"])
+@pytest.mark.parametrize(
+    ("choice", "prompt", "side", "label"),
+    [
+        ({"prompt": "Instruct: search\nQuery: "}, "Instruct: search\nQuery: ", None, "custom"),
+        ({"input_type": "query"}, "query: ", "query", "query"),
+        ({"task": "retrieval.passage"}, "document: ", "document", "document"),
+        ({"task": "query", "input_type": "query"}, "query: ", "query", "query"),
+        ({"prompt": "x: ", "input_type": "document"}, "x: ", "document", "custom"),
+    ],
+)
+def test_a_prompt_is_chosen_at_the_root_and_nested(
+    serve: Serve, place: str, choice: dict[str, str], prompt: str, side: str, label: str
+) -> None:
+    backend = FakeBackend()
+    nested = choice if place == "root" else {"parameters": choice}
+    response = serve(backend).post("/", json={"inputs": "a"} | nested)
+    assert (backend.jobs[0].prompt, backend.jobs[0].side) == (prompt, side)
+    assert response.headers["x-fledge-prompt"] == label
+    assert "x-fledge-ignored" not in response.headers
+
+
+@pytest.mark.parametrize("place", ["root", "parameters"])
+@pytest.mark.parametrize("task", ["feature-extraction", "sentence-similarity"])
+def test_the_name_of_the_route_in_the_body_says_nothing_of_the_prompt(
+    serve: Serve, place: str, task: str
+) -> None:
+    """On these routes `task` is a word for what a model is asked to do, too."""
+    backend = FakeBackend()
+    nested = {"task": task} if place == "root" else {"parameters": {"task": task}}
+    response = serve(backend).post("/", json={"inputs": "a", "input_type": "query"} | nested)
+    assert response.status_code == 200
+    assert response.headers["x-fledge-ignored"] == "task"
+    assert backend.jobs[0].prompt == "query: "
+
+
 def test_the_root_wins_over_nested_parameters(serve: Serve) -> None:
     body = {"inputs": "a", "dimensions": 3, "parameters": {"dimensions": 4, "normalize": None}}
     assert len(serve().post("/", json=body).json()[0]) == 3
@@ -189,6 +225,16 @@ def test_similarity_applies_parameters_and_names_those_that_mean_nothing(serve: 
     response = serve(backend).post("/", json=body)
     assert {job.prompt for job in backend.jobs} == {"query: "}
     assert response.headers["x-fledge-ignored"] == "parameters.z,dimensions"
+
+
+def test_similarity_puts_a_prompt_before_either_text(serve: Serve) -> None:
+    backend = FakeBackend()
+    response = serve(backend).post("/", json={"inputs": PAIR, "prompt": "x: "})
+    assert [(job.prompt, job.side) for job in backend.jobs] == [
+        ("x: ", "query"),
+        ("x: ", "document"),
+    ]
+    assert response.headers["x-fledge-prompt"] == "custom"
 
 
 @pytest.mark.parametrize(

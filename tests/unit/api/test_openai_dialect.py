@@ -2,6 +2,7 @@
 
 import base64
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -164,6 +165,57 @@ def test_a_prompt_is_applied_counted_and_told(serve: Serve) -> None:
     response = serve().post("/v1/embeddings", json={"input": "a", "prompt_name": "query"})
     assert response.headers["x-fledge-prompt"] == "query"
     assert response.json()["usage"]["prompt_tokens"] == 4
+
+
+@pytest.mark.parametrize("field", ["input_type", "task"])
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [("query", "query"), ("search_query", "query"), ("RETRIEVAL_DOCUMENT", "document")],
+)
+def test_an_input_type_picks_the_models_own_prompt_and_side(
+    serve: Serve, field: str, value: str, name: str
+) -> None:
+    """As clients of Cohere, Voyage and NVIDIA send it, and under the name that Jina's send."""
+    backend = FakeBackend()
+    response = serve(backend).post("/v1/embeddings", json={"input": "a", field: value})
+    assert response.headers["x-fledge-prompt"] == name
+    assert "x-fledge-ignored" not in response.headers
+    assert (backend.jobs[0].prompt, backend.jobs[0].side) == (f"{name}: ", name)
+
+
+def test_an_input_type_that_the_model_has_no_prompt_for_is_no_error(serve: Serve) -> None:
+    backend = FakeBackend(fake_card(prompts={}))
+    response = serve(backend).post("/v1/embeddings", json={"input": "a", "input_type": "query"})
+    assert response.status_code == 200
+    assert "x-fledge-prompt" not in response.headers
+    assert (backend.jobs[0].prompt, backend.jobs[0].side) == (None, "query")
+
+
+def test_a_prompt_of_the_callers_own_is_applied_counted_and_told_as_custom(serve: Serve) -> None:
+    backend = FakeBackend()
+    prompt = "Instruct: Find what answers it\nQuery: "
+    response = serve(backend).post("/v1/embeddings", json={"input": ["a", [5]], "prompt": prompt})
+    assert backend.jobs[0].prompt == prompt
+    assert response.headers["x-fledge-prompt"] == "custom"
+    assert response.json()["usage"]["prompt_tokens"] == 9 + 1
+
+
+def test_a_models_prompt_called_custom_is_not_taken_for_the_callers_own(serve: Serve) -> None:
+    client = serve(FakeBackend(fake_card(prompts={"custom": "c: ", "küstom": "k: "})))
+    labels = [
+        client.post("/v1/embeddings", json={"input": "a", **choice}).headers["x-fledge-prompt"]
+        for choice in ({"prompt_name": "custom"}, {"prompt_name": "küstom"}, {"prompt": "c: "})
+    ]
+    assert labels == ["%63ustom", "k%C3%BCstom", "custom"]
+    assert [unquote(label) for label in labels[:2]] == ["custom", "küstom"]
+
+
+@pytest.mark.parametrize("choice", [{"prompt": ""}, {"prompt_name": ""}, {}])
+def test_no_prompt_is_told_of_where_none_was_applied(serve: Serve, choice: Any) -> None:
+    response = serve().post("/v1/embeddings", json={"input": "a", **choice})
+    assert "x-fledge-prompt" not in response.headers
+    given = serve().post("/v1/embeddings", json={"input": [5, 6], "prompt": "c: "})
+    assert "x-fledge-prompt" not in given.headers
 
 
 def test_headers_tell_of_the_work(serve: Serve) -> None:

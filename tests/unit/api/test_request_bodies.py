@@ -83,6 +83,27 @@ def test_a_body_that_is_not_json_is_refused_with_the_place(
         ("/v1/embeddings", {"input": "a", "encoding_format": "hex"}, "must be 'float' or 'base64'"),
         ("/v1/embeddings", {"input": "a", "truncate": "yes"}, "`truncate` must be true or false"),
         ("/v1/embeddings", {"input": "a", "prompt_name": "no"}, "its prompts: query, document"),
+        ("/v1/embeddings", {"input": "a", "prompt": 5}, "`prompt` must be a string, not 5"),
+        ("/v1/embeddings", {"input": "a", "prompt": ["q: "]}, "`prompt` must be a string, not a"),
+        ("/v1/embeddings", {"input": "a", "input_type": 5}, "`input_type` must be a string, not 5"),
+        ("/v1/embeddings", {"input": "a", "input_type": "no"}, "`input_type` is 'no'; known are"),
+        ("/v1/embeddings", {"input": "a", "task": "no"}, "`task` is 'no'; known are query, sear"),
+        (
+            "/v1/embeddings",
+            {"input": "a", "task": "query", "input_type": "document"},
+            '`input_type` is the string "document" and `task` the string "query"',
+        ),
+        (
+            "/v1/embeddings",
+            {"input": "a", "prompt": "q: ", "prompt_name": "query"},
+            "`prompt` and `prompt_name` cannot both apply",
+        ),
+        (
+            "/",
+            {"inputs": "a", "prompt": "q: ", "parameters": {"prompt_name": "query"}},
+            "`prompt` and `prompt_name` cannot both apply",
+        ),
+        ("/", {"inputs": "a", "parameters": {"prompt": 5}}, "`parameters.prompt` must be a string"),
         (
             "/",
             {"inputs": "a", "truncation_direction": "up"},
@@ -115,6 +136,21 @@ def test_a_value_of_the_wrong_kind_is_refused_by_its_field(
     error = response.json()["error"]
     assert message in (error if path == "/" else error["message"])
     assert response.status_code == (404 if "served" in message else 400)
+
+
+def test_a_prompt_cannot_make_more_of_a_request_than_its_body_could(serve: Serve) -> None:
+    backend = FakeBackend()
+    body = {"input": ["a"] * 100, "prompt": "x" * 200}
+    response = serve(backend, max_body_bytes=2_000).post("/v1/embeddings", json=body)
+    assert response.status_code == 400
+    assert "`prompt` before 100 texts makes 20000 characters; one request" in response.text
+    assert not backend.jobs
+
+
+def test_half_of_a_surrogate_pair_in_a_prompt_is_refused(serve: Serve) -> None:
+    for path, field in (("/v1/embeddings", "input"), ("/", "inputs")):
+        body = json.dumps({field: "a", "prompt": "\ud800"})
+        assert serve().post(path, content=body).status_code == 400
 
 
 def test_more_inputs_than_the_limit_are_refused(serve: Serve) -> None:

@@ -47,6 +47,32 @@ def test_a_prompt_is_for_the_query_alone(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
+    ("choice", "prompts", "label"),
+    [
+        ({"prompt": "q: "}, ["q: ", None], "custom"),
+        ({"document_prompt": "d: "}, [None, "d: "], None),
+        (
+            {"input_type": "query", "document_input_type": "document"},
+            ["query: ", "document: "],
+            "query",
+        ),
+        ({"task": "search_query", "document_prompt": "d: "}, ["query: ", "d: "], "query"),
+    ],
+)
+def test_query_and_documents_choose_their_prompts_apart(
+    serve: Serve, choice: dict[str, str], prompts: list[str | None], label: str | None
+) -> None:
+    backend = FakeBackend()
+    response = serve(backend).post("/rerank", json={"query": "a", "documents": ["a"]} | choice)
+    assert [(job.prompt, job.side) for job in backend.jobs] == [
+        (prompts[0], "query"),
+        (prompts[1], "document"),
+    ]
+    assert response.headers.get("x-fledge-prompt") == label
+    assert "x-fledge-ignored" not in response.headers
+
+
+@pytest.mark.parametrize(
     ("request_", "error"),
     [
         ({"documents": ["a"]}, "`query` is required"),
@@ -58,6 +84,14 @@ def test_a_prompt_is_for_the_query_alone(serve: Serve) -> None:
         ({"query": "a", "documents": ["a", 1]}, "`documents[1]` must be a string or an object"),
         ({"query": "a", "documents": [{"text": 1}]}, "`documents[0]` must be a string or an obj"),
         ({"query": "a", "documents": ["a"], "top_n": 0}, "`top_n` must be at least 1, not 0"),
+        (
+            {"query": "a", "documents": ["a"], "document_prompt": "d", "document_prompt_name": "d"},
+            "`document_prompt` and `document_prompt_name` cannot both apply",
+        ),
+        (
+            {"query": "a", "documents": ["a"], "document_input_type": "no"},
+            "`document_input_type` is 'no'; known are",
+        ),
     ],
 )
 def test_what_cannot_be_ranked_is_refused_by_its_field(

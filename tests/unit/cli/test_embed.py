@@ -62,6 +62,31 @@ def test_a_prompt_goes_before_each_text() -> None:
     assert tools.backend.jobs[0].prompt == "query: "
 
 
+@pytest.mark.parametrize(
+    ("flags", "prompt", "side"),
+    [
+        (("--prompt", "Instruct: search\nQuery: "), "Instruct: search\nQuery: ", None),
+        (("--input-type", "query"), "query: ", "query"),
+        (("--input-type", "passage"), "document: ", "document"),
+        (("--input-type", "passage", "--prompt", "x: "), "x: ", "document"),
+    ],
+)
+def test_a_prompt_may_be_ones_own_or_the_models_choice(
+    flags: tuple[str, ...], prompt: str, side: str | None
+) -> None:
+    tools = FakeTools()
+    assert run("embed", "one", *flags, tools=tools).exit_code == 0
+
+    assert (tools.backend.jobs[0].prompt, tools.backend.jobs[0].side) == (prompt, side)
+
+
+def test_an_unknown_input_type_lists_those_known() -> None:
+    result = run("embed", "one", "--input-type", "poem")
+
+    assert result.exit_code == 1
+    assert "`input_type` is 'poem'; known are query, " in result.stderr
+
+
 def test_an_unknown_prompt_lists_the_prompts() -> None:
     result = run("embed", "one", "--prompt-name", "poem")
 
@@ -265,9 +290,34 @@ def test_another_precision_does_not_go_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert "--overwrite" in result.stderr
 
 
-@pytest.mark.parametrize("flags", [("--dimensions", "9999"), ("--prompt-name", "poem")])
+@pytest.mark.parametrize(
+    "flags", [("--prompt", "x: "), ("--prompt-name", "query"), ("--input-type", "query")]
+)
+def test_another_prompt_does_not_go_on(
+    flags: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fledge.files.ordered.CHUNK_ITEMS", 1)
+    (tmp_path / "in.txt").write_bytes(b"one\ntwo\nthree\n\xff\n")
+    arguments = ["embed", "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy")]
+    run(*arguments)
+    result = run(*arguments, *flags)
+
+    assert result.exit_code == 1
+    option = flags[0].removeprefix("--").replace("-", "_")
+    assert f"{option} was None, now {flags[1]!r}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--dimensions", "9999"),
+        ("--prompt-name", "poem"),
+        ("--input-type", "poem"),
+        ("--prompt", "a", "--prompt-name", "query"),
+    ],
+)
 def test_a_request_that_the_model_refuses_leaves_no_files(
-    flags: tuple[str, str], tmp_path: Path
+    flags: tuple[str, ...], tmp_path: Path
 ) -> None:
     (tmp_path / "in.txt").write_text("one\n")
     result = run("embed", "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy"), *flags)
