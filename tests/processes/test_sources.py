@@ -20,7 +20,7 @@ from fledge.engine import folders, hub, sources
 from fledge.errors import CorruptModel, ModelLoadError, ModelNotFound, ModelOffline
 from fledge.settings import DEFAULT_MODEL
 from tests.processes.fake_hub import COMMIT, REPOSITORY, FakeHub
-from tests.unit.engine.tiny_model import TINY, WEIGHTS, write
+from tests.unit.engine.tiny_model import OLD, SAFE, TINY, WEIGHTS, write
 
 SOURCE = Path(__file__).parents[2] / "src"
 LARGE_WEIGHTS = bytes(range(256)) * 94_000
@@ -231,13 +231,31 @@ def test_a_partial_snapshot_is_completed(tmp_path: Path) -> None:
     assert folders.what_is_missing(Path(found["path"])) is None
 
 
-def test_a_repository_of_pickles_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
-    pickled = {name: content for name, content in TINY.items() if name != "model.safetensors"}
-    with FakeHub(pickled) as fake:
+def test_an_older_repository_is_downloaded_with_its_torch_file_and_found_again(
+    tmp_path: Path,
+) -> None:
+    dense = {"2_Dense/config.json": b"{}", "2_Dense/pytorch_model.bin": b"x" * 100}
+    with FakeHub({**OLD, **dense, "training_args.bin": b"code"}) as fake:
+        env = environment(tmp_path, fake.url)
+        (first,) = run(env, ("find", REPOSITORY))
+        asked = len(fake.requests)
+        (second,) = run(env, ("find", REPOSITORY))
+        assert len(fake.requests) == asked
+    assert second["path"] == first["path"]
+    assert {name for name in files_of(first["path"]) if name.endswith(".bin")} == {
+        "pytorch_model.bin",
+        "2_Dense/pytorch_model.bin",
+    }
+
+
+def test_a_repository_without_weights_is_refused_before_anything_is_downloaded(
+    tmp_path: Path,
+) -> None:
+    other = {name: content for name, content in OLD.items() if name != "pytorch_model.bin"}
+    with FakeHub({**other, "tf_model.h5": b"another framework's"}) as fake:
         (refused,) = run(environment(tmp_path, fake.url), ("find", REPOSITORY))
     assert refused["error"] == "UnsupportedModel"
-    assert "pytorch_model.bin" in refused["message"]
-    assert "save_pretrained" in refused["message"]
+    assert "neither model.safetensors nor pytorch_model.bin" in refused["message"]
     assert not [request for request in fake.requests if "/resolve/" in request.path]
 
 
@@ -373,7 +391,7 @@ def test_the_cache_lists_whole_models_only(tmp_path: Path, monkeypatch: pytest.M
     # Its default was read from the environment when it was imported.
     monkeypatch.setattr(hub, "scan_cache_dir", lambda: scan_cache_dir(tmp_path / "hub"))
     assert hub.cached_models() == []
-    snapshot = cache_snapshot(tmp_path, TINY)
+    snapshot = cache_snapshot(tmp_path, SAFE)
     assert hub.cached_models() == [(REPOSITORY, snapshot)]
     (snapshot / "model.safetensors").unlink()
     assert hub.cached_models() == []

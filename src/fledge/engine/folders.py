@@ -18,6 +18,8 @@ CONFIG_FILE = "config.json"
 MODULES_FILE = "modules.json"
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
+TORCH_FILE = "pytorch_model.bin"
+TORCH_INDEX_FILE = "pytorch_model.bin.index.json"
 
 FILE_NAMES = (
     CONFIG_FILE,
@@ -25,6 +27,8 @@ FILE_NAMES = (
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     "router_config.json",
+    "wordembedding_config.json",
+    "whitespacetokenizer_config.json",
     "tokenizer*.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -39,19 +43,24 @@ FILE_NAMES = (
     "model-*-of-*.safetensors",
 )
 """What a model is made of. A list of what is wanted, since repositories also hold exports for
-other runtimes, half-precision twins, pickles and code, which may be many times larger."""
+other runtimes, half-precision twins and code, which may be many times larger."""
 
-FILE_PATTERNS = tuple(
-    prefix + name
-    for prefix in ("", "[0-9]_*/", "[0-9][0-9]_*/", "*_[0-9]_*/")
-    for name in FILE_NAMES
-)
-"""The same at the root and in module folders: `1_Pooling/`, `query_0_Transformer/`."""
+TORCH_FILE_NAMES = (TORCH_FILE, TORCH_INDEX_FILE, "pytorch_model-*-of-*.bin")
+"""What torch.save wrote, wanted where there are no safetensors."""
 
-WEIGHTED = frozenset({"Transformer", "StaticEmbedding"})
-"""Modules whose weights are in one file or in shards; others have none, or one file."""
+PLACES = ("", "[0-9]_*/", "[0-9][0-9]_*/", "*_[0-9]_*/")
+"""The root and module folders: `1_Pooling/`, `query_0_Transformer/`."""
 
-TOKENIZER_PATTERNS = ("tokenizer.json", "vocab.*", "*.model")
+FILE_PATTERNS = tuple(place + name for place in PLACES for name in FILE_NAMES)
+TORCH_PATTERNS = tuple(place + name for place in PLACES for name in TORCH_FILE_NAMES)
+
+WEIGHTED = frozenset({"Transformer", "StaticEmbedding", "Dense", "LayerNorm"})
+"""Modules that have weights, in one file or in shards."""
+
+TOKENIZER_PATTERNS = ("tokenizer.json", "vocab.*", "*.model", "whitespacetokenizer_config.json")
+
+ROUTER_FOLDER = "[0-9]_[AR]*"
+"""Of a Router, or an Asym, that is not the first module: its own modules are within."""
 
 SMALL_BYTES = 2**20
 EDGE_BYTES = 64 * 2**10
@@ -63,12 +72,31 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def select(names: Iterable[str]) -> list[str]:
-    """The names (with `/`, relative to the model's root) that Fledge reads."""
+    """The names (with `/`, relative to the model's root) that Fledge reads.
+
+    A folder's torch files are among them only where it has no safetensors.
+    """
+    names = list(names)
+    settled = {
+        parent
+        for parent, _, base in (name.rpartition("/") for name in names)
+        if base in {WEIGHTS_FILE, WEIGHTS_INDEX_FILE}
+    }
     return [
         name
         for name in names
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in FILE_PATTERNS)
+        if _matches(name, FILE_PATTERNS)
+        or (_matches(name, TORCH_PATTERNS) and name.rpartition("/")[0] not in settled)
     ]
+
+
+def has_weights(names: Iterable[str]) -> bool:
+    """Whether any of the names that Fledge reads is of a file with weights."""
+    return any(name.endswith((".safetensors", ".bin")) for name in names)
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -91,19 +119,40 @@ def what_is_missing(folder: Path) -> str | None:
     if not is_model_folder(folder):
         return f"it has neither {CONFIG_FILE} nor {MODULES_FILE}"
     modules = _modules(folder)
-    indexes = [path for path in _here_or_below(folder, WEIGHTS_INDEX_FILE) if path.is_file()]
-    wanted = [path for index in indexes for path in _shards(index)]
-    for kind, path in modules:
-        if kind in {"Pooling", "Dense"}:
-            wanted.append(path / CONFIG_FILE)
-        if kind == "Dense" or (kind in WEIGHTED and path / WEIGHTS_INDEX_FILE not in indexes):
-            wanted.append(path / WEIGHTS_FILE)
-    if not indexes and not any(_here_or_below(folder, WEIGHTS_FILE)):
-        return f"it has no {WEIGHTS_FILE}"
-    if not any(path for pattern in TOKENIZER_PATTERNS for path in _here_or_below(folder, pattern)):
+    weighted = [path for kind, path in modules if kind in WEIGHTED]
+    found = {path: _weight_files(path) for path in (folder, *weighted, *_children(folder))}
+    has_words = any(kind == "BoW" for kind, _ in modules)  # in its config, and no weights
+    if not has_words and not any(found.values()):
+        return f"it has neither {WEIGHTS_FILE} nor {TORCH_FILE}"
+    if not has_words and not any(
+        path for pattern in TOKENIZER_PATTERNS for path in _here_or_below(folder, pattern)
+    ):
         return "it has no tokenizer"
-    absent = sorted(os.path.relpath(path, folder) for path in wanted if not path.is_file())
+    wanted = [path / CONFIG_FILE for kind, path in modules if kind in {"Pooling", "Dense"}]
+    wanted += [path / WEIGHTS_FILE for path in weighted if not found[path]]
+    wanted += [file for files in found.values() for file in files]
+    absent = sorted({os.path.relpath(path, folder) for path in wanted if not path.is_file()})
     return f"it lacks {', '.join(absent)}" if absent else None
+
+
+def _children(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of the folder's checkpoint, there or not, in the order in which they are preferred.
+
+    Empty where nothing says that there should be any.
+    """
+    for single, index in (
+        (WEIGHTS_FILE, WEIGHTS_INDEX_FILE),
+        (TORCH_FILE, TORCH_INDEX_FILE),
+    ):
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            return [folder / index, *_shards(folder / index)]
+    return []
 
 
 def _here_or_below(folder: Path, pattern: str) -> list[Path]:
@@ -142,8 +191,9 @@ def model_files(folder: Path) -> Iterator[Path]:
     names = []
     for parent, children, files in os.walk(folder, followlinks=True):
         children[:] = [child for child in children if not child.startswith((".", "__"))]
-        # Modules are one level down; anything deeper is a checkpoint of training or an export.
-        if Path(parent) != folder:
+        # Modules are one level down, a Router's one more; anything deeper is a checkpoint of
+        # training or an export.
+        if Path(parent) != folder and not fnmatch.fnmatchcase(Path(parent).name, ROUTER_FOLDER):
             children.clear()
         names += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
     return (folder / name for name in sorted(select(names)))

@@ -5,7 +5,7 @@ progress bars. Here are the choice of files, downloads that survive an interrupt
 place where its exceptions become Fledge's.
 """
 
-import fnmatch
+import glob
 import os
 import re
 from collections.abc import Iterator
@@ -52,7 +52,6 @@ from fledge.errors import (
 
 USER_AGENT = "fledge"
 TELEMETRY_VARIABLE = "HF_HUB_DISABLE_TELEMETRY"
-PICKLE_PATTERN = "pytorch_model*.bin"
 SHA256 = re.compile("[0-9a-f]{64}")
 
 LARGEST_OVER_HTTP = constants.MAX_HTTP_DOWNLOAD_SIZE
@@ -130,13 +129,11 @@ def download(model: str) -> Path:
         info = HfApi(user_agent=USER_AGENT).model_info(
             model, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
-        for file in _wanted(model, info):
+        wanted = _wanted(model, info)
+        for file in wanted:
             _fetch_large(model, info.sha or constants.DEFAULT_REVISION, file)
-        path = Path(
-            snapshot_download(
-                model, allow_patterns=list(folders.FILE_PATTERNS), user_agent=USER_AGENT
-            )
-        )
+        names = [glob.escape(file.rfilename) for file in wanted]
+        path = Path(snapshot_download(model, allow_patterns=names, user_agent=USER_AGENT))
     if missing := folders.what_is_missing(path):
         raise CorruptModel(f"{model}: the repository is not a whole model: {missing}")
     return path
@@ -193,25 +190,12 @@ def _wanted(model: str, info: ModelInfo) -> list[RepoSibling]:
             f"{model} has neither {folders.CONFIG_FILE} nor {folders.MODULES_FILE}: "
             "it is no sentence-transformers or transformers model"
         )
-    with_weights = {_parent(name) for name in names if name.endswith(".safetensors")}
-    module_folders = {_parent(name) for name in names}
-    for name in files:
-        if fnmatch.fnmatchcase(name.rpartition("/")[2], PICKLE_PATTERN) and (
-            _parent(name) in module_folders - with_weights
-        ):
-            raise UnsupportedModel(
-                f"{model} has the weights in {name} only, a pickle that could run code, which "
-                "Fledge does not open. Nothing was downloaded. Load the model with "
-                "sentence-transformers where you trust it, save it with save_pretrained(FOLDER), "
-                "which writes model.safetensors, and give Fledge that folder"
-            )
-    if not with_weights:
-        raise UnsupportedModel(f"{model} has no {folders.WEIGHTS_FILE}; nothing was downloaded")
+    if not folders.has_weights(names):
+        raise UnsupportedModel(
+            f"{model} has neither {folders.WEIGHTS_FILE} nor {folders.TORCH_FILE}; nothing was "
+            "downloaded. Take a revision or a copy of the model that has one of them"
+        )
     return [files[name] for name in names]
-
-
-def _parent(name: str) -> str:
-    return name.rpartition("/")[0]
 
 
 def _fetch_large(model: str, revision: str, file: RepoSibling) -> None:

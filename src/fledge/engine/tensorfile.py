@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.errors import CorruptModel
+from fledge.errors import CorruptModel, UnsupportedModel
 
 Array = NDArray[Any]
 
@@ -46,15 +47,26 @@ MAX_RANK = 8  # no weight has more axes, and NumPy has a limit of its own
 DROP_INTERVAL_S = 0.01  # a disk reads about 20 MB in that time
 ALIGNMENT_BYTES = 64  # of the data's beginning: a cache line, and what AVX-512 loads at once
 
+SLAB_ITEMS = 2**20
+"""Read at once of a large tensor: 4 MiB in float32, which a core's cache about holds."""
+
+LARGE_FILE_BYTES = 2**30
+"""From here on, what was read of a file is not kept in the page cache: it would push out others."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a file: its type, shape, and place counted from the file's first byte."""
+    """One tensor of a file: its type, shape, and place counted from the file's first byte.
+
+    Attributes:
+        strides: items from one index of an axis to the next; None for rows side by side.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     start: int
     end: int
+    strides: tuple[int, ...] | None = None
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -130,17 +142,87 @@ def read_tensor(path: Path, info: TensorInfo) -> Array:
 
     Raises:
         CorruptModel: the file cannot be read, or became shorter since its header was.
+        UnsupportedModel: the tensor is a view of a kind that no saved model has.
     """
-    count = math.prod(info.shape)
+    slabs = list(read_slabs(path, info, items=max(1, math.prod(info.shape))))
+    return slabs[0].reshape(info.shape) if slabs else np.empty(info.shape, info.dtype)
+
+
+def read_slabs(path: Path, info: TensorInfo, *, items: int = SLAB_ITEMS) -> Iterator[Array]:
+    """One tensor, a few rows at a time, each slab copied into memory of its own.
+
+    Args:
+        path: the file.
+        info: where the tensor is in it; a tensor without axes counts as one row.
+        items: most items of a slab, unless one row alone has more.
+
+    Raises:
+        CorruptModel: the file cannot be read, or became shorter since its header was.
+        UnsupportedModel: the tensor is a view of a kind that no saved model has.
+    """
+    rows, *inner = info.shape or (1,)
+    width = math.prod(inner)
+    step = max(1, items // max(1, width))
+    _check_view(path, info)
+    if 0 in info.shape:
+        return
     try:
         with path.open("rb") as file:
-            file.seek(info.start)
-            data = np.fromfile(file, dtype=info.dtype, count=count)
+            is_large = os.fstat(file.fileno()).st_size >= LARGE_FILE_BYTES
+            for first in range(0, rows, step):
+                count = min(step, rows - first)
+                if info.strides is None:
+                    size = width * info.dtype.itemsize
+                    start = info.start + first * size
+                    slab = _read_items(file, start, info.dtype, count * width)
+                    if is_large:
+                        _drop_behind(file, start, count * size)
+                else:
+                    slab = _read_view(file, info, first, count)
+                yield slab.reshape(count, *inner)
     except OSError as error:
         raise CorruptModel(f"{path}: cannot be read: {error}") from error
-    if data.size != count:
-        raise CorruptModel(f"{path}: the file was truncated while it was read")
-    return data.reshape(info.shape)
+
+
+def _read_items(file: BufferedReader, start: int, dtype: np.dtype[Any], count: int) -> Array:
+    data = np.empty(count, dtype)
+    file.seek(start)
+    if file.readinto(data.view(np.uint8).data) != data.nbytes:
+        raise CorruptModel(f"{file.name}: the file was truncated while it was read")
+    return data
+
+
+def _drop_behind(file: BufferedReader, start: int, size: int) -> None:
+    if hasattr(os, "posix_fadvise"):  # Linux
+        os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_DONTNEED)
+
+
+def _check_view(path: Path, info: TensorInfo) -> None:
+    """Views that are read have neighbours along an axis, and no item twice: that has no bound."""
+    if info.strides is None:
+        return
+    items = (info.end - info.start) // info.dtype.itemsize
+    if len(info.shape) > 2 or math.prod(info.shape) > items or 1 not in (*info.strides, 1)[:2]:
+        raise UnsupportedModel(
+            f"{path}: a tensor of shape {list(info.shape)} is a view with strides "
+            f"{list(info.strides)}; save the model again with safe_serialization=True"
+        )
+
+
+def _read_view(file: BufferedReader, info: TensorInfo, first: int, count: int) -> Array:
+    """Rows of a matrix whose rows have gaps, or whose columns are neighbours: a transposed one."""
+    (_, width), (down, across) = (*info.shape, 1)[:2], (*(info.strides or ()), 1)[:2]
+    dtype, size = info.dtype, info.dtype.itemsize
+    slab = np.empty((count, width), dtype)
+    if across == 1:
+        for row in range(count):
+            start = info.start + (first + row) * down * size
+            slab[row] = _read_items(file, start, dtype, width)
+    else:
+        for column in range(width):
+            start = info.start + (first * down + column * across) * size
+            slab[:, column] = _read_items(file, start, dtype, count)
+    return slab
 
 
 class MappedTensors(Mapping[str, Array]):
@@ -214,15 +296,25 @@ class Planned:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_tensors(file: BinaryIO, plan: Iterable[Planned], data: Iterable[Array]) -> None:
-    """Write a file from a plan and the data in the plan's order, one tensor in memory at a time.
+def write_tensors(
+    file: BinaryIO, plan: Iterable[Planned], pieces: Iterable[tuple[str, Array]]
+) -> None:
+    """Write a file from a plan and the data, of which one piece is in memory at a time.
 
     Every tensor begins at a multiple of its item size as long as the plan lists larger items first.
+
+    Args:
+        file: empty, and able to seek.
+        plan: what will be written, in the order of the file.
+        pieces: name and next rows of a tensor; the tensors may take turns, in any order.
+
+    Raises:
+        ValueError: the pieces are not what was planned.
     """
-    plan = list(plan)
+    planned = {tensor.name: tensor for tensor in plan}
     header: dict[str, Any] = {}
     offset = 0
-    for tensor in plan:
+    for tensor in planned.values():
         end = offset + tensor.size_bytes
         header[tensor.name] = {
             "dtype": NAMES[tensor.dtype],
@@ -233,7 +325,15 @@ def write_tensors(file: BinaryIO, plan: Iterable[Planned], data: Iterable[Array]
     encoded = json.dumps(header).encode()
     encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT_BYTES)
     file.write(len(encoded).to_bytes(8, "little") + encoded)
-    for tensor, array in zip(plan, data, strict=True):
-        if array.dtype != tensor.dtype or array.shape != tensor.shape:
-            raise ValueError(f"{tensor.name}: planned {tensor}, got {array.dtype} {array.shape}")
-        file.write(np.ascontiguousarray(array).view(np.uint8).data)
+    written = dict.fromkeys(planned, 0)
+    for name, piece in pieces:
+        tensor = planned[name]
+        fits = written[name] + piece.nbytes <= tensor.size_bytes
+        if piece.dtype != tensor.dtype or piece.shape[1:] != tensor.shape[1:] or not fits:
+            raise ValueError(f"{name}: planned {tensor}, got {piece.dtype} {piece.shape}")
+        file.seek(8 + len(encoded) + header[name]["data_offsets"][0] + written[name])
+        file.write(np.ascontiguousarray(piece).view(np.uint8).data)
+        written[name] += piece.nbytes
+    for name, size in written.items():
+        if size != planned[name].size_bytes:
+            raise ValueError(f"{name}: planned {planned[name].size_bytes} bytes, got {size}")

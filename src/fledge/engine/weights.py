@@ -1,8 +1,9 @@
 """From a checkpoint, whoever saved it, to Fledge's own weight file in one precision.
 
 A checkpoint's tensors come under several names, in several types and files. They are converted
-once per model, revision and precision, one tensor at a time, into a file that is never changed
-again; the engine maps that file, so weights are paged in and shared instead of copied.
+once per model, revision and precision, a few rows at a time, into a file that is never changed
+again; the engine maps that file, so weights are paged in and shared instead of copied. Whatever the
+model's size, a conversion takes some tens of megabytes.
 
 How a weight is stored follows from how it is used: factors of a matmul in the precision, tables
 that are only looked up in bf16 unless the precision is fp32, everything small in float32.
@@ -17,22 +18,30 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
 from fledge.engine.architectures.family import Weight
-from fledge.engine.folders import inside
+from fledge.engine.folders import (
+    TORCH_FILE,
+    TORCH_INDEX_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX_FILE,
+    inside,
+)
 from fledge.engine.tensorfile import (
+    DTYPES,
     Array,
     MappedTensors,
     Planned,
     TensorInfo,
     read_header,
-    read_tensor,
+    read_slabs,
     write_tensors,
 )
+from fledge.engine.torchfile import read_torch_header
 from fledge.errors import CorruptModel, ModelLoadError, UnsupportedModel
 
 log = logging.getLogger(__name__)
@@ -41,16 +50,17 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 F32 = np.dtype(np.float32)
 I8 = np.dtype(np.int8)
 
+FLOATS = frozenset(DTYPES[name] for name in ("F64", "F32", "F16", "BF16"))
+
+BF16_EXPONENT = np.uint16(0x7F80)
+"""All ones in what is infinite or no number."""
+
 FORMAT_VERSION = 1
 """Part of the cache key: raise it when the stored numbers or their names change."""
 
-SINGLE_FILE = "model.safetensors"
 UNFINISHED = ".converting-"
 ABANDONED_S = 24 * 3600
 """Far longer than any conversion takes between two writes."""
-
-INDEX_FILE = "model.safetensors.index.json"
-PICKLE_FILE = "pytorch_model.bin"
 
 StoredPrecision = Literal["fp32", "bf16", "int8"]
 
@@ -66,30 +76,34 @@ class Located:
 def locate(folder: Path) -> dict[str, Located]:
     """Every tensor of a folder's checkpoint by the checkpoint's own name, in one file or many.
 
+    Safetensors are read where there are any, otherwise the files of `torch.save`, as data.
+
     Raises:
         CorruptModel: no checkpoint, or a damaged one.
-        UnsupportedModel: only a pickle, which Fledge does not open.
+        UnsupportedModel: a file of `torch.save` that holds more than tensors.
     """
-    if (folder / SINGLE_FILE).is_file():
-        paths = [folder / SINGLE_FILE]
-    elif (folder / INDEX_FILE).is_file():
-        paths = _shards(folder)
-    elif (folder / PICKLE_FILE).is_file():
-        raise UnsupportedModel(
-            f"{folder} has only {PICKLE_FILE}, a pickle that could run code; save the model again "
-            "with safe_serialization=True, or use a revision that has model.safetensors"
-        )
-    else:
-        raise CorruptModel(f"{folder} has no {SINGLE_FILE}; is the folder complete?")
-    return {name: Located(path, info) for path in paths for name, info in read_header(path).items()}
+    for single, index, read in (
+        (WEIGHTS_FILE, WEIGHTS_INDEX_FILE, read_header),
+        (TORCH_FILE, TORCH_INDEX_FILE, read_torch_header),
+    ):
+        if (folder / single).is_file():
+            paths = [folder / single]
+        elif (folder / index).is_file():
+            paths = _shards(folder, index)
+        else:
+            continue
+        return {name: Located(path, info) for path in paths for name, info in read(path).items()}
+    raise CorruptModel(
+        f"{folder} has neither {WEIGHTS_FILE} nor {TORCH_FILE}; is the folder complete?"
+    )
 
 
-def _shards(folder: Path) -> list[Path]:
+def _shards(folder: Path, index: str) -> list[Path]:
     try:
-        index = json.loads((folder / INDEX_FILE).read_bytes())
-        names = sorted({str(name) for name in index["weight_map"].values()})
+        content = json.loads((folder / index).read_bytes())
+        names = sorted({str(name) for name in content["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptModel(f"{folder / INDEX_FILE}: malformed index: {error!r}") from error
+        raise CorruptModel(f"{folder / index}: malformed index: {error!r}") from error
     paths = [inside(folder, name) for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
@@ -155,22 +169,22 @@ def _convert(parts: Sequence[Part], precision: StoredPrecision, path: Path) -> N
 
     Two processes may do this at once; both write the same bytes, and the later move wins.
     """
-    sources = [pair for part in parts for pair in _match(part)]
+    conversions = [
+        _conversion(weight, source, precision) for part in parts for weight, source in _match(part)
+    ]
     # larger items first, so that every tensor is aligned to its item size
-    planned = sorted(
-        (plan for weight, source in sources for plan in _plan(weight, source, precision)),
-        key=lambda entry: -entry[0].dtype.itemsize,
+    plan = sorted(
+        (planned for conversion in conversions for planned in conversion.plan()),
+        key=lambda planned: -planned.dtype.itemsize,
     )
+    conversions.sort(key=lambda one: (one.source.path, one.source.info.start))  # as a disk reads
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
-            write_tensors(
-                file,
-                [plan for plan, _, _ in planned],
-                (_converted(plan, weight, source) for plan, weight, source in planned),
-            )
+            pieces = (piece for conversion in conversions for piece in conversion.pieces())
+            write_tensors(file, plan, pieces)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the name without the data
         Path(temporary).chmod(0o644)  # a cache folder may be shared; mkstemp is for one user
@@ -213,33 +227,69 @@ def _spellings(source: str, prefix: str) -> Iterator[str]:
             yield prefix + name
 
 
-Plan = tuple[Planned, Weight, Located]
+@dataclass(frozen=True, slots=True)
+class _Conversion:
+    """One weight on its way: where it is, and the type in which it is stored."""
+
+    weight: Weight
+    source: Located
+    stored: np.dtype[Any]
+
+    def plan(self) -> Iterator[Planned]:
+        """What will be written: the weight, and behind int8 one scale per row."""
+        name, shape = self.weight.name, self.source.info.shape
+        yield Planned(name, self.stored, shape)
+        if self.stored == I8:
+            yield Planned(f"{name}_scale", F32, (shape[0], 1))
+
+    def pieces(self) -> Iterator[tuple[str, Array]]:
+        """The stored form a few rows at a time: rounded to nearest, or int8 with its scales."""
+        name = self.weight.name
+        for slab in read_slabs(self.source.path, self.source.info):
+            values = slab
+            if slab.dtype != self.stored:  # most of a large bf16 model stays as it is
+                with np.errstate(over="ignore"):  # what is too large becomes infinite: refused
+                    values = slab.astype(F32, copy=False)
+            if self.stored == BF16:
+                values = values.astype(BF16, copy=False)
+            if not _are_finite(values):
+                raise CorruptModel(
+                    f"{self.source.path}: {self.weight.source!r} holds values that are not finite"
+                )
+            if self.stored == I8:
+                values, scale = quantize_rows(values)
+                yield f"{name}_scale", scale
+            yield name, values
 
 
-def _plan(weight: Weight, source: Located, precision: StoredPrecision) -> Iterator[Plan]:
-    shape = source.info.shape
+def _are_finite(values: Array) -> bool:
+    if values.dtype != BF16:
+        return bool(np.isfinite(values).all())
+    # on the bits: ml_dtypes goes number by number
+    return bool(((values.view(np.uint16) & BF16_EXPONENT) != BF16_EXPONENT).all())
+
+
+def _conversion(weight: Weight, source: Located, precision: StoredPrecision) -> _Conversion:
+    """How a weight is stored, if it can be one.
+
+    Raises:
+        CorruptModel: it has no values, or axes that its use has no meaning for.
+        UnsupportedModel: it is saved as whole numbers, whose scale would be elsewhere.
+    """
+    shape, dtype = source.info.shape, source.info.dtype
     # a vector may be a small table: MPNet adds one to its attention scores
     fits = len(shape) in (1, 2) if weight.kind == "vector" else len(shape) == 2
     if not fits or 0 in shape:
         raise CorruptModel(f"{source.path}: {weight.source!r} has shape {list(shape)}")
+    if dtype not in FLOATS:
+        raise UnsupportedModel(
+            f"{source.path}: {weight.source!r} is saved as {dtype}: Fledge reads checkpoints in "
+            "floating point and quantizes them itself (precision int8); take the original model"
+        )
     if weight.kind == "matrix" and precision == "int8":
-        yield Planned(weight.name, I8, shape), weight, source
-        yield Planned(f"{weight.name}_scale", F32, (shape[0], 1)), weight, source
-    else:
-        wide = weight.kind == "vector" or precision == "fp32"
-        yield Planned(weight.name, F32 if wide else BF16, shape), weight, source
-
-
-def _converted(plan: Planned, weight: Weight, source: Located) -> Array:
-    """The stored form of one weight: rounded to nearest, or int8 with one scale per output."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        values = read_tensor(source.path, source.info).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise CorruptModel(f"{source.path}: {weight.source!r} holds values that are not finite")
-    if plan.dtype == I8 or plan.name.endswith("_scale"):
-        quantized, scale = quantize_rows(values)
-        return quantized if plan.dtype == I8 else scale
-    return values.astype(plan.dtype)
+        return _Conversion(weight, source, I8)
+    wide = weight.kind == "vector" or precision == "fp32"
+    return _Conversion(weight, source, F32 if wide else BF16)
 
 
 def quantize_rows(values: Array) -> tuple[Array, Array]:

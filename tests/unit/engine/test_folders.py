@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fledge.engine import folders
-from tests.unit.engine.tiny_model import TINY, WEIGHTS, write
+from tests.unit.engine.tiny_model import OLD, SAFE, TINY, WEIGHTS, write
 
 
 def test_the_fingerprint_follows_the_files_that_matter_and_no_others(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_partial_folder_is_told_from_a_whole_one(
         "2_Dense/config.json": b"{}",
         "2_Dense/model.safetensors": b"",
     }
-    folder = write(tmp_path, {**TINY, **added})
+    folder = write(tmp_path, {**SAFE, **added})
     assert folders.what_is_missing(folder) is None
     (folder / absent).unlink()
     assert reason in str(folders.what_is_missing(folder))
@@ -52,7 +52,48 @@ def test_a_partial_folder_is_told_from_a_whole_one(
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    files = {name: content for name, content in TINY.items() if name != "model.safetensors"}
-    files["model.safetensors.index.json"] = json.dumps({"weight_map": shards}).encode()
-    folder = write(tmp_path, {**files, shards["a"]: b"x"})
+    index = {"model.safetensors.index.json": json.dumps({"weight_map": shards}).encode()}
+    folder = write(tmp_path, {**OLD, **index, shards["a"]: b"x"})
+    (folder / "pytorch_model.bin").unlink()
     assert folders.what_is_missing(folder) == f"it lacks {shards['b']}"
+
+
+def test_a_missing_torch_shard_is_named(tmp_path: Path) -> None:
+    shards = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
+    index = {"pytorch_model.bin.index.json": json.dumps({"weight_map": shards}).encode()}
+    folder = write(tmp_path, {**OLD, **index, shards["a"]: b"x"})
+    assert folders.what_is_missing(folder) is None
+    (folder / "pytorch_model.bin").unlink()
+    assert folders.what_is_missing(folder) == f"it lacks {shards['b']}"
+
+
+def test_torch_files_are_taken_only_from_folders_without_safetensors() -> None:
+    torch_files = {
+        "pytorch_model.bin",
+        "2_Dense/pytorch_model.bin",
+        "3_Dense/pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "pytorch_model-00001-of-00002.bin",
+    }
+    others = {"adapter_model.safetensors", "training_args.bin", "old/pytorch_model.bin", "a.bin"}
+    assert set(folders.select({*torch_files, *others})) == torch_files
+    dense = {"2_Dense/model.safetensors"}
+    assert set(folders.select({*torch_files, *dense})) == {
+        *(torch_files - {"2_Dense/pytorch_model.bin"}),
+        *dense,
+    }
+    for settled in ("model.safetensors", "model.safetensors.index.json"):
+        names = {*torch_files, settled}
+        assert set(folders.select(names)) == {
+            *(name for name in torch_files if "/" in name),
+            settled,
+        }
+
+
+def test_an_older_model_is_whole_with_torch_files_alone(tmp_path: Path) -> None:
+    folder = write(tmp_path, OLD)
+    assert folders.what_is_missing(folder) is None
+    assert folder / "pytorch_model.bin" in set(folders.model_files(folder))
+    (folder / "pytorch_model.bin").unlink()
+    reason = folders.what_is_missing(folder)
+    assert reason == "it has neither model.safetensors nor pytorch_model.bin"

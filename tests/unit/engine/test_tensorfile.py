@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from fledge.engine import tensorfile
 from fledge.engine.tensorfile import (
     ALIGNMENT_BYTES,
     DTYPES,
     Array,
     MappedTensors,
     Planned,
+    TensorInfo,
     read_header,
+    read_slabs,
     read_tensor,
     write_tensors,
 )
-from fledge.errors import CorruptModel
+from fledge.errors import CorruptModel, UnsupportedModel
 
 SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -38,7 +41,7 @@ def random_array(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
 def write(path: Path, arrays: Mapping[str, Array]) -> Path:
     plan = [Planned(name, array.dtype, array.shape) for name, array in arrays.items()]
     with path.open("wb") as file:
-        write_tensors(file, plan, arrays.values())
+        write_tensors(file, plan, arrays.items())
     return path
 
 
@@ -98,14 +101,31 @@ def test_mapped_tensors_are_read_only_and_aligned_when_larger_items_come_first(
 
 
 @pytest.mark.parametrize(
-    "array", [np.ones(3, np.float32), np.ones((2, 2), np.float16)], ids=["shape", "dtype"]
+    "array",
+    [
+        np.ones((2, 3), np.float32),
+        np.ones((2, 2), np.float16),
+        np.ones((3, 2), np.float32),
+        np.ones((1, 2), np.float32),
+    ],
+    ids=["shape", "dtype", "too many rows", "too few rows"],
 )
 def test_data_that_is_not_what_was_planned_is_a_bug_of_the_caller(
     array: Array, tmp_path: Path
 ) -> None:
     plan = [Planned("x", np.dtype(np.float32), (2, 2))]
     with (tmp_path / "t").open("wb") as file, pytest.raises(ValueError, match="x: planned"):
-        write_tensors(file, plan, [array])
+        write_tensors(file, plan, [("x", array)])
+
+
+def test_pieces_of_several_tensors_may_take_turns(tmp_path: Path) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    y = np.arange(3, dtype=np.int8)
+    plan = [Planned("x", x.dtype, x.shape), Planned("y", y.dtype, y.shape)]
+    pieces: list[tuple[str, Array]] = [("y", y[:2]), ("x", x[:1]), ("y", y[2:]), ("x", x[1:])]
+    with (tmp_path / "t").open("wb") as file:
+        write_tensors(file, plan, pieces)
+    assert (tmp_path / "t").read_bytes() == write(tmp_path / "u", {"x": x, "y": y}).read_bytes()
 
 
 def test_metadata_is_no_tensor(tmp_path: Path) -> None:
@@ -210,6 +230,81 @@ def test_a_file_that_shrinks_or_goes_after_its_header_was_read_is_a_corrupt_mode
     path.unlink()
     with pytest.raises(CorruptModel, match="cannot be read"):
         read_tensor(path, info)
+
+
+@pytest.mark.parametrize("items", [1, 4, 5, 9, 10, 100])
+def test_slabs_are_the_rows_in_their_order_and_no_larger_than_asked(
+    items: int, tmp_path: Path
+) -> None:
+    array = np.arange(35, dtype=np.float32).reshape(7, 5)
+    path = write(tmp_path / "t", {"x": array, "v": array[0], "s": np.full((), 3, np.float32)})
+    header = read_header(path)
+    slabs = list(read_slabs(path, header["x"], items=items))
+    assert np.concatenate(slabs).tolist() == array.tolist()
+    assert max(slab.size for slab in slabs) <= max(items, 5)
+    assert len(slabs) == {1: 7, 4: 7, 5: 7, 9: 7, 10: 4, 100: 1}[items]
+    vector = list(read_slabs(path, header["v"], items=items))
+    assert np.concatenate(vector).tolist() == array[0].tolist()
+    assert [slab.tolist() for slab in read_slabs(path, header["s"], items=items)] == [[3.0]]
+
+
+VIEWS: Mapping[str, Callable[[Array], Array]] = {
+    "transposed": lambda stored: stored.T,
+    "columns": lambda stored: stored[:, 1:3],
+    "every other row": lambda stored: stored[::2],
+    "columns, transposed": lambda stored: stored[:, 1:3].T,
+    "one column": lambda stored: stored[:, 2],
+    "one column of a matrix": lambda stored: stored[:, 2:3],
+}
+
+
+@pytest.mark.parametrize("items", [1, 7, 12, 1000])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_views_are_read_as_what_they_show(
+    view: Callable[[Array], Array], items: int, tmp_path: Path
+) -> None:
+    stored = np.arange(42, dtype=np.int16).reshape(6, 7)
+    path = tmp_path / "t"
+    path.write_bytes(b"head" + stored.tobytes() + b"tail")
+    shown = view(stored)
+    start = 4 + shown.ctypes.data - stored.ctypes.data
+    strides = tuple(step // 2 for step in shown.strides)
+    end = start + 2 * (
+        1 + sum((n - 1) * step for n, step in zip(shown.shape, strides, strict=True))
+    )
+    info = TensorInfo(shown.dtype, shown.shape, start, end, strides)
+    assert read_tensor(path, info).tolist() == shown.tolist()
+    slabs = list(read_slabs(path, info, items=items))
+    assert np.concatenate(slabs).tolist() == shown.tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ((2**40, 2), (0, 1)),
+        ((2, 2**40), (1, 0)),
+        ((3, 3), (1, 1)),
+        ((2, 2), (6, 2)),
+        ((2,) * 3, (1,) * 3),
+    ],
+)
+def test_views_that_repeat_or_skip_items_are_refused(
+    shape: tuple[int, ...], strides: tuple[int, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "t").write_bytes(bytes(100))
+    end = min(100, 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)))
+    info = TensorInfo(np.dtype(np.int8), shape, 0, end, strides)
+    with pytest.raises(UnsupportedModel, match="is a view"):
+        read_tensor(tmp_path / "t", info)
+
+
+def test_a_file_too_large_for_the_page_cache_is_read_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorfile, "LARGE_FILE_BYTES", 1)
+    array = np.arange(35, dtype=np.float32).reshape(7, 5)
+    path = write(tmp_path / "t", {"x": array})
+    assert read_tensor(path, read_header(path)["x"]).tolist() == array.tolist()
 
 
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1, max_size=4))

@@ -17,9 +17,12 @@ from safetensors.numpy import save_file
 
 from fledge.engine import weights
 from fledge.engine.architectures.family import Weight
-from fledge.engine.tensorfile import Array, Planned, write_tensors
+from fledge.engine.tensorfile import Array, Planned, read_slabs, write_tensors
 from fledge.engine.weights import Part, StoredPrecision, open_weights, quantize_rows
 from fledge.errors import CorruptModel, ModelLoadError, UnsupportedModel
+from tests.unit.engine.torch_files import save_torch
+
+Pieces = Iterator[tuple[str, Array]]
 
 TABLE = [
     Weight("linear.weight", "encoder.dense.weight", "matrix"),
@@ -134,14 +137,67 @@ def test_a_missing_tensor_may_be_optional(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_checkpoint_is_a_corrupt_model(tmp_path: Path) -> None:
-    with pytest.raises(CorruptModel, match=r"no model\.safetensors"):
+    with pytest.raises(CorruptModel, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         open_one(tmp_path, tmp_path / "c")
 
 
-def test_a_pickle_is_not_opened_and_the_error_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UnsupportedModel, match="safe_serialization=True"):
-        open_one(tmp_path, tmp_path / "c")
+def test_a_torch_file_gives_the_same_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    save_torch(folder / "pytorch_model.bin", TENSORS)
+    wanted = content(open_one(checkpoint(tmp_path / "new"), tmp_path / "c", identity="new"))
+    assert content(open_one(folder, tmp_path / "c", identity="old")) == wanted
+
+
+def test_torch_shards_are_found_through_their_index(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    names = sorted(TENSORS)
+    for file, own in {"a.bin": names[:2], "b.bin": names[2:]}.items():
+        save_torch(folder / file, {name: TENSORS[name] for name in own})
+    weight_map = {name: "a.bin" if name in names[:2] else "b.bin" for name in names}
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    wanted = content(open_one(checkpoint(tmp_path / "new"), tmp_path / "c", identity="new"))
+    assert content(open_one(folder, tmp_path / "c", identity="old")) == wanted
+    (folder / "b.bin").unlink()
+    with pytest.raises(CorruptModel, match=r"lacks b\.bin"):
+        open_one(folder, tmp_path / "c", identity="other")
+
+
+def test_of_both_kinds_safetensors_are_read_and_the_other_is_not_opened(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m")
+    (folder / "pytorch_model.bin").write_bytes(b"no checkpoint at all")
+    assert set(open_one(folder, tmp_path / "c")) == {weight.name for weight in TABLE}
+
+
+def test_a_transposed_weight_of_a_torch_file_is_read_as_it_is_shown(tmp_path: Path) -> None:
+    name = "encoder.dense.weight"
+    save_torch(tmp_path / "pytorch_model.bin", {**TENSORS, name: TENSORS[name].T.copy().T})
+    assert not TENSORS[name].T.copy().T.flags.c_contiguous
+    opened = open_one(tmp_path, tmp_path / "c")
+    assert opened["linear.weight"].tolist() == TENSORS[name].tolist()
+
+
+@pytest.mark.parametrize("precision", get_args(StoredPrecision))
+@pytest.mark.parametrize("saved", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_weights_are_the_same_however_many_rows_are_read_at_a_time(
+    saved: Any, precision: StoredPrecision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint(tmp_path / "m", {name: a.astype(saved) for name, a in TENSORS.items()})
+    wanted = content(open_one(folder, tmp_path / "whole", precision=precision))
+    monkeypatch.setattr(weights, "read_slabs", lambda path, info: read_slabs(path, info, items=5))
+    assert content(open_one(folder, tmp_path / "slabs", precision=precision)) == wanted
+
+
+@pytest.mark.parametrize("saved", [np.int64, np.int8, np.uint8, np.bool_])
+@pytest.mark.parametrize("name", ["encoder.dense.weight", "embeddings.words.weight"])
+def test_a_checkpoint_that_is_quantized_already_is_refused(
+    name: str, saved: Any, tmp_path: Path
+) -> None:
+    tensors = {**TENSORS, name: TENSORS[name].astype(saved)}
+    with pytest.raises(UnsupportedModel, match=f"{name}.*saved as"):
+        open_one(checkpoint(tmp_path / "m", tensors), tmp_path / "c")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -271,7 +327,7 @@ def test_a_crash_while_writing_leaves_nothing_that_is_used_later(
     folder = checkpoint(tmp_path / "m")
     write = write_tensors
 
-    def crash(file: BinaryIO, plan: Sequence[Planned], data: Iterator[Array]) -> None:
+    def crash(file: BinaryIO, plan: Sequence[Planned], pieces: Pieces) -> None:
         file.write(b"half a file")
         raise Crashed
 
@@ -299,9 +355,9 @@ def test_conversions_at_the_same_time_agree(
     together = threading.Barrier(2, timeout=10)
     write = write_tensors
 
-    def write_together(file: BinaryIO, plan: Sequence[Planned], data: Iterator[Array]) -> None:
+    def write_together(file: BinaryIO, plan: Sequence[Planned], pieces: Pieces) -> None:
         together.wait()
-        write(file, plan, data)
+        write(file, plan, pieces)
         together.wait()
 
     monkeypatch.setattr(weights, "write_tensors", write_together)

@@ -26,6 +26,11 @@ TINY = {
 }
 
 
+SAFE = {name: content for name, content in TINY.items() if name != "pytorch_model.bin"}
+OLD = {name: content for name, content in TINY.items() if name != "model.safetensors"}
+"""The same model as it was saved before there were safetensors."""
+
+
 def write(folder: Path, files: Mapping[str, bytes]) -> Path:
     for name, content in files.items():
         path = folder / name
