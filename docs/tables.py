@@ -4,7 +4,7 @@
 `make lint` fails when a file is behind, `make docs` brings it up to date.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 
 from fledge.cli.main import app
 from fledge.engine.architectures.registry import FAMILIES
+from fledge.engine.chain import ROUTERS
 from fledge.engine.modules import DENSE_ACTIVATIONS, POOLING_MODES, READERS
+from fledge.engine.static_recipe import STATIC_KINDS
+from fledge.prompts import INPUT_TYPES
 from fledge.settings import ENV_PREFIX, Settings
 
 WIDTH = 88
@@ -64,6 +67,19 @@ def commands() -> str:
     return "\n\n".join(f"## fledge {name}\n\n{command_help(name)}" for name in names)
 
 
+def input_types() -> str:
+    """The values of `input_type`, those of one meaning together."""
+    values: dict[tuple[str | None, Sequence[str]], list[str]] = {}
+    for value, (side, names) in INPUT_TYPES.items():
+        values.setdefault((side, names), []).append(value)
+    rows = ["| values | other names that are tried | side |", "|---|---|---|"]
+    rows += [
+        f"| {_joined(group)} | {_joined(names) or 'none'} | {side or 'none'} |"
+        for (side, names), group in values.items()
+    ]
+    return "\n".join(rows)
+
+
 def families() -> str:
     """The model types that run."""
     return ", ".join(f"`{name}`" for name in sorted(FAMILIES))
@@ -73,7 +89,11 @@ def modules() -> str:
     """The sentence-transformers modules that are read, and their choices."""
     return "\n".join(
         [
-            f"- modules: `Transformer`, {_joined(READERS)}, `Dropout` (which does nothing here)",
+            f"- first modules: `Transformer`, {_joined(STATIC_KINDS)}; {_joined(ROUTERS)} anywhere",
+            (
+                f"- behind them: {_joined(READERS)}, `Dropout` (which does nothing here), and "
+                "`WordWeights` behind `WordEmbeddings`"
+            ),
             f"- pooling: {_joined(POOLING_MODES)}, and concatenations",
             f"- activations of `Dense`: {_joined(DENSE_ACTIVATIONS)}",
         ]

@@ -16,6 +16,8 @@ from fledge.settings import Settings
 if TYPE_CHECKING:
     from fledge.engine.cpu import CpuFeatures
     from fledge.engine.hub import HubState
+    from fledge.engine.recipe import Recipe
+    from fledge.engine.routes import RunningModel
     from fledge.engine.sources import Available, ModelFolder
 
 
@@ -37,16 +39,26 @@ def build_service(settings: Settings) -> Service:
     lane = _engine("lane").Lane(
         batch_target_ms=settings.batch_target_ms, max_queued_tokens=settings.max_queued_tokens
     )
-    backends = []
+
+    def load_transformer(source: "ModelFolder", recipe: "Recipe") -> "RunningModel":
+        model: RunningModel = _engine("backend").load_transformer(  # which imports OpenVINO
+            source,
+            recipe,
+            lane=lane,
+            precision=settings.precision,
+            threads=settings.threads,
+            cache_dir=settings.cache_dir,
+        )
+        return model
+
+    backends: list[RunningModel] = []
     try:
         for source in sources:
             backends.append(  # noqa: PERF401 - what was loaded must be known when the next fails
-                _engine("backend").load_backend(
+                _engine("loading").load_backend(
                     source,
-                    lane=lane,
-                    precision=settings.precision,
-                    threads=settings.threads,
-                    cache_dir=settings.cache_dir,
+                    load_transformer=load_transformer,
+                    max_queued_tokens=settings.max_queued_tokens,
                 )
             )
     except BaseException:

@@ -32,7 +32,8 @@ class ModelCard:
     Attributes:
         id: the public id, `org/name`, or a folder's name.
         revision: the hub commit, or a fingerprint of a local folder's files.
-        family: the architecture, as `config.json` spells it in `model_type`.
+        family: the architecture, as `config.json` spells it in `model_type`; of a static model
+            its kind; of a model with several routes, all of theirs.
         precision: what the deployment really computes in: never `auto`.
         dimension: length of one vector.
         max_seq_length: most tokens of one input, special tokens and prompt included.

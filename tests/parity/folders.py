@@ -24,14 +24,7 @@ _OLD_MODES = {
     "weightedmean": "pooling_mode_weightedmean_tokens",
     "lasttoken": "pooling_mode_lasttoken",
 }
-_ACTIVATIONS = {
-    "Tanh": "torch.nn.modules.activation.Tanh",
-    "Identity": "torch.nn.modules.linear.Identity",
-    "GELU": "torch.nn.modules.activation.GELU",
-    "ReLU": "torch.nn.modules.activation.ReLU",
-    "SiLU": "torch.nn.modules.activation.SiLU",
-    "Sigmoid": "torch.nn.modules.activation.Sigmoid",
-}
+_FILES = {"LayerNorm": "layer_norm", "WeightedLayerPooling": "weighted_layer_pooling"}
 _BASE = ("Transformer", "Dense", "Normalize")  # they moved to `base.modules` in the new spelling
 
 
@@ -99,7 +92,8 @@ def dense(
         shapes["residual.weight"] = (outputs, inputs)
     keys: dict[str, Any] = {"in_features": inputs, "out_features": outputs, "bias": bias}
     if activation is not None:
-        keys["activation_function"] = _ACTIVATIONS[activation]
+        file = "linear" if activation == "Identity" else "activation"
+        keys["activation_function"] = f"torch.nn.modules.{file}.{activation}"
     return Stage(kind="Dense", config={**keys, **config}, shapes=shapes)
 
 
@@ -114,6 +108,14 @@ def layer_norm(width: int = WIDTH) -> Stage:
         kind="LayerNorm",
         config={"dimension": width},
         shapes={"norm.weight": (width,), "norm.bias": (width,)},
+    )
+
+
+def layer_pooling(count: int, *, width: int = WIDTH, **config: Any) -> Stage:
+    """WeightedLayerPooling of the last `count` states of a network of three layers."""
+    keys = {"embedding_dimension": width, "layer_start": 4 - count, "num_hidden_layers": 3}
+    return Stage(
+        kind="WeightedLayerPooling", config={**keys, **config}, shapes={"layer_weights": (count,)}
     )
 
 
@@ -169,7 +171,7 @@ def _write_stage(stage: Stage, folder: Path, generator: Any) -> None:
         weights = {}
         for name, shape in stage.shapes.items():
             weights[name] = torch.randn(shape, generator=generator) * DEVIATION
-            if name == "norm.weight":
+            if name in ("norm.weight", "layer_weights"):
                 weights[name] += 1
         save_weights(weights, folder)
 
@@ -186,7 +188,7 @@ def _entry(bundle: Bundle, number: int, kind: str, path: str) -> dict[str, Any]:
 def _class_path(kind: str, spelling: Spelling) -> str:
     if spelling == "old":
         return f"sentence_transformers.models.{kind}"
-    file = {"LayerNorm": "layer_norm"}.get(kind, kind.lower())
+    file = _FILES.get(kind, kind.lower())
     if kind in _BASE and (spelling == "new" or kind != "Normalize"):
         return f"sentence_transformers.base.modules.{file}.{kind}"
     return f"sentence_transformers.sentence_transformer.modules.{file}.{kind}"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fledge.errors import UnsupportedModel
+from fledge.engine.modules import DENSE_ACTIVATIONS
+from fledge.errors import CorruptModel, UnsupportedModel
 from tests.parity.agreement import BF16_ALLOWANCE, assert_agrees
 from tests.parity.checkpoints import Recipe
 from tests.parity.engine import Engine, needs_bf16
@@ -17,6 +18,7 @@ from tests.parity.folders import (
     dense,
     dropout,
     layer_norm,
+    layer_pooling,
     make_bundle,
     normalize,
     pooling,
@@ -129,26 +131,62 @@ def test_class_paths_of_every_generation_are_understood(
     assert_agrees(engine, make_bundle(bundle(*stages, spelling=spelling), forge))
 
 
-@pytest.mark.parametrize("name", ["SiLU", "Sigmoid"])
-def test_a_rarer_activation_agrees_or_is_refused(name: str, engine: Engine, forge: Path) -> None:
-    folder = make_bundle(bundle(pooling("mean"), dense(64, 32, name)), forge)
-    try:
-        engine.load(folder)
-    except UnsupportedModel:
-        return
-    assert_agrees(engine, folder)
+@pytest.mark.parametrize("name", DENSE_ACTIVATIONS)
+def test_every_activation_agrees(name: str, engine: Engine, forge: Path) -> None:
+    assert_agrees(engine, make_bundle(bundle(pooling("mean"), dense(64, 32, name)), forge))
 
 
 @pytest.mark.parametrize("outputs", [64, 32])
-def test_a_residual_dense_agrees_or_is_refused(outputs: int, engine: Engine, forge: Path) -> None:
-    folder = make_bundle(
-        bundle(pooling("mean"), dense(64, outputs, "Tanh", use_residual=True)), forge
-    )
-    try:
-        engine.load(folder)
-    except UnsupportedModel:
-        return
+def test_a_residual_dense_agrees(outputs: int, engine: Engine, forge: Path) -> None:
+    stages = pooling("mean"), dense(64, outputs, "Tanh", use_residual=True)
+    assert_agrees(engine, make_bundle(bundle(*stages), forge))
+
+
+STATES = Recipe(family="bert", config={"output_hidden_states": True})
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_weighted_layers_agree(count: int, spelling: Spelling, engine: Engine, forge: Path) -> None:
+    stages = layer_pooling(count), pooling("mean", "cls", spelling=spelling), normalize()
+    folder = make_bundle(Bundle(recipe=STATES, stages=stages, spelling=spelling), forge)
     assert_agrees(engine, folder)
+
+
+def test_weighted_layers_agree_in_the_older_key(engine: Engine, forge: Path) -> None:
+    stage = layer_pooling(3)
+    config = {**(stage.config or {}), "word_embedding_dimension": 64}
+    del config["embedding_dimension"]
+    made = Bundle(recipe=STATES, stages=(replace(stage, config=config), pooling("mean")))
+    assert_agrees(engine, make_bundle(made, forge))
+
+
+@pytest.mark.parametrize(("in_config", "argument"), [(False, None), (False, True), (True, False)])
+def test_weighted_layers_do_nothing_where_the_network_gives_only_the_last(
+    *, in_config: bool, argument: bool | None, engine: Engine, forge: Path
+) -> None:
+    recipe = Recipe(family="bert", config={"output_hidden_states": in_config})
+    arguments = {} if argument is None else {"config_args": {"output_hidden_states": argument}}
+    made = Bundle(
+        recipe=recipe,
+        stages=(layer_pooling(2), pooling("mean")),
+        spelling="old",
+        transformer=arguments,
+    )
+    folder = make_bundle(made, forge)
+    assert_agrees(engine, folder)
+    plain = make_bundle(Bundle(recipe=recipe, stages=(pooling("mean"),)), forge)
+    differs = relative_error(engine.embed(folder, TEXTS), engine.embed(plain, TEXTS)) > 0.01
+    assert differs == (in_config if argument is None else argument)
+
+
+def test_weights_for_other_layers_than_there_are_are_a_corrupt_model(
+    engine: Engine, forge: Path
+) -> None:
+    stage = replace(layer_pooling(2), shapes={"layer_weights": (3,)})
+    folder = make_bundle(Bundle(recipe=STATES, stages=(stage, pooling("mean"))), forge)
+    with pytest.raises(CorruptModel, match="cannot be the weights of 2 layers"):
+        engine.load(folder)
 
 
 def test_a_folder_that_sentence_transformers_saved_itself_agrees(

@@ -24,7 +24,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     engine = {
         "sources": sources,
         "lane": SimpleNamespace(Lane=lambda **_: None),
-        "backend": SimpleNamespace(load_backend=load_backend),
+        "loading": SimpleNamespace(load_backend=load_backend),
     }
     monkeypatch.setattr(bootstrap, "_engine", engine.__getitem__)
 

@@ -1,6 +1,6 @@
 """The local engine as a `Backend`: one model on this machine.
 
-`load_backend` is where a model's name becomes a running model; everything it needs is handed in.
+`load_transformer` is where a recipe becomes a running model; everything it needs is handed in.
 """
 
 import asyncio
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Literal
 
 from fledge.engine import cpu
+from fledge.engine.items import check_total
 from fledge.engine.lane import Channel, Lane
 from fledge.engine.ops.openvino import CompileError
 from fledge.engine.pipeline import Compilation, Pipeline, load_pipeline
-from fledge.engine.recipe import Recipe, read_recipe
+from fledge.engine.recipe import Recipe
 from fledge.engine.sources import ModelFolder
 from fledge.engine.tokenizer import SHORT_CHARS, Encoded
-from fledge.errors import BackendUnavailable, ModelLoadError, TooManyInputs
-from fledge.types import EmbedJob, EmbedResult, Health, ModelCard, Precision, Timings, Tokens
+from fledge.errors import BackendUnavailable, ModelLoadError
+from fledge.types import EmbedJob, EmbedResult, Health, Item, ModelCard, Precision, Timings, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ PRECISIONS: tuple[Literal["int8", "bf16", "fp32"], ...] = ("int8", "bf16", "fp32
 
 
 class LocalBackend:
-    """One loaded model, sharing the lane with others. Load it with `load_backend`."""
+    """One loaded model, sharing the lane with others. Load it with `load_transformer`."""
 
     def __init__(self, card: ModelCard, pipeline: Pipeline, lane: Lane) -> None:
         self._card = card
@@ -55,7 +56,7 @@ class LocalBackend:
         start = time.perf_counter()
         with self._lane.arriving(self._channel, self._about_tokens(job)):
             encoded = await self._encode(job)
-        _check_total(encoded, job.max_total_tokens)
+        check_total(sum(len(one.row.ids) for one in encoded), job.max_total_tokens)
         tokenized = time.perf_counter()
         future = self._lane.submit(
             self._channel,
@@ -77,11 +78,8 @@ class LocalBackend:
 
     def _about_tokens(self, job: EmbedJob) -> int:
         """A guess, from lengths alone: no item gives more than the model takes."""
-        limit = self._card.max_seq_length
-        return sum(
-            min(len(item) // CHARS_PER_TOKEN + 1 if isinstance(item, str) else len(item), limit)
-            for item in job.items
-        )
+        limit, prompt_chars = self._card.max_seq_length, len(job.prompt or "")
+        return sum(min(_about_tokens(item, prompt_chars), limit) for item in job.items)
 
     async def _encode(self, job: EmbedJob) -> list[Encoded]:
         chars = sum(len(item) for item in job.items)
@@ -119,19 +117,22 @@ class LocalBackend:
             self._pipeline.close()
 
 
-def _check_total(encoded: Sequence[Encoded], limit: int | None) -> None:
-    total = sum(len(one.row.ids) for one in encoded)
-    if limit is not None and total > limit:
-        raise TooManyInputs(
-            f"the inputs have {total} tokens in all; at most {limit} may come in one request: "
-            "send fewer at a time"
-        )
+def _about_tokens(item: Item, prompt_chars: int) -> int:
+    if not isinstance(item, str):
+        return len(item)
+    return (prompt_chars + len(item)) // CHARS_PER_TOKEN + 1
 
 
-def load_backend(
-    source: ModelFolder, *, lane: Lane, precision: Precision, threads: int, cache_dir: Path
+def load_transformer(
+    source: ModelFolder,
+    recipe: Recipe,
+    *,
+    lane: Lane,
+    precision: Precision,
+    threads: int,
+    cache_dir: Path,
 ) -> LocalBackend:
-    """Load a model from its folder and attach it to the lane. Blocks for a second or so.
+    """Load a model from its recipe and attach it to the lane. Blocks for a second or so.
 
     When the machine cannot run the precision that was chosen, the next plainer one is tried and
     the log says so; only fp32 has nothing to fall back to.
@@ -143,7 +144,6 @@ def load_backend(
     decision = cpu.choose_precision(precision, features)
     if decision.is_fallback:
         log.warning("%s: %s", source.id, decision.reason)
-    recipe = read_recipe(source.path)
     candidates = [
         one
         for one in PRECISIONS[PRECISIONS.index(decision.chosen) :]
@@ -152,7 +152,7 @@ def load_backend(
     ]
     for candidate in candidates:
         compilation = Compilation(
-            identity=f"{source.id}@{source.revision}",
+            identity=f"{source.id}@{source.revision}" + (recipe.route and f"#{recipe.route}"),
             precision=candidate,
             inference_hint=cpu.inference_hint(candidate, features),
             whole_row_groups=features.needs_whole_rows,
@@ -184,11 +184,11 @@ def _card(
         precision=precision,
         dimension=recipe.dimension,
         max_seq_length=recipe.max_seq_length,
-        vocab_size=pipeline.tokenizer.vocab_size,
+        vocab_size=pipeline.vocab_size,
         pooling=recipe.pooling.modes,
-        prompts=recipe.prompts,
-        default_prompt_name=recipe.default_prompt_name,
-        similarity=recipe.similarity,
+        prompts=recipe.speech.prompts,
+        default_prompt_name=recipe.speech.default_prompt_name,
+        similarity=recipe.speech.similarity,
         normalizes=recipe.normalizes,
         origin=source.origin,
     )

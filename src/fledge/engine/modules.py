@@ -1,18 +1,20 @@
-"""The sentence-transformers modules behind the transformer: pooling, dense, norm, normalize.
+"""The sentence-transformers modules behind the first one: pooling, dense, norms, normalize.
 
 Each is plain data with one function over `Ops`, and a reader of its saved `config.json` in old and
-new spellings. Source: sentence-transformers 6 (`sentence_transformers.models.*` and the paths that
-replaced it) and the configs that published models carry.
+new spellings. A field that sentence-transformers would not take is refused.
+
+Source: sentence-transformers 6 (`sentence_transformers.models.*` and the paths that replaced it)
+and the configs that published models carry.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, TypeAlias, get_args
 
 from fledge.engine.architectures.family import Weight
-from fledge.engine.ops.protocol import Activation, Ops, PoolingMode, X
+from fledge.engine.ops.protocol import Activation, Ops, PoolingMode, VectorOps, X
 from fledge.errors import CorruptModel, UnsupportedModel
 
 POOLING_MODES: tuple[PoolingMode, ...] = get_args(PoolingMode)
@@ -34,8 +36,34 @@ DENSE_ACTIVATIONS: Mapping[str, Activation] = {
     "ReLU": "relu",
     "SiLU": "silu",
     "Sigmoid": "sigmoid",
+    "CELU": "elu",  # the same where alpha is 1, and no other is saved
+    "ELU": "elu",
+    "Hardsigmoid": "hardsigmoid",
+    "Hardswish": "hardswish",
+    "Hardtanh": "hardtanh",
+    "LeakyReLU": "leaky_relu",
+    "Mish": "mish",
+    "ReLU6": "relu6",
+    "SELU": "selu",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
 }
-"""The last name of `torch.nn.modules.*.NAME`, as saved."""
+"""The last name of `torch.nn.modules.*.NAME`, as saved; its arguments are not, so all have their
+defaults."""
+
+POOLING_FIELDS = (
+    "embedding_dimension",
+    "word_embedding_dimension",
+    "pooling_mode",
+    "include_prompt",
+)
+
+WEIGHTED_LAYERS_FIELDS = (
+    "embedding_dimension",
+    "word_embedding_dimension",
+    "layer_start",
+    "num_hidden_layers",
+)
 
 LAYER_NORM_EPS = 1e-5  # torch's default; the module saves no other
 
@@ -55,6 +83,40 @@ class Module(Protocol):
     def apply(self, ops: Ops[X], x: X) -> X:
         """The arithmetic."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedLayerPooling:
+    """The layers' states to one: their mean from `first_layer` on, weighted by learned numbers.
+
+    It stands between the transformer and the pooling, and takes all states in place of the last.
+    """
+
+    name: str
+    dimension: int
+    first_layer: int
+
+    @property
+    def weights(self) -> Sequence[Weight]:
+        """One number a layer."""
+        return [Weight(f"{self.name}.weight", "layer_weights", "vector")]
+
+    def output_size(self, input_size: int) -> int:
+        """Unchanged."""
+        _check_size(self.name, self.dimension, input_size)
+        return input_size
+
+    def apply(self, ops: Ops[X], x: X) -> X:  # noqa: ARG002 - the protocol's
+        """Nothing: where there is one state there is nothing to weigh."""
+        return x
+
+    def apply_states(self, ops: Ops[X], states: Sequence[X]) -> X:
+        """The arithmetic, from the embeddings' state to the last layer's, `[T, hidden]` each.
+
+        Raises:
+            CorruptModel: there are not as many weights as states.
+        """
+        return ops.weighted_mean(states[self.first_layer :], self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +162,7 @@ class Dense:
         _check_size(self.name, self.in_features, input_size)
         return self.out_features
 
-    def apply(self, ops: Ops[X], x: X) -> X:
+    def apply(self, ops: VectorOps[X], x: X) -> X:
         """`activation(linear(x))`, plus `x` or its projection where there is a shortcut."""
         y = ops.activation(ops.linear(x, self.name), self.activation)
         if not self.residual:
@@ -129,7 +191,7 @@ class LayerNorm:
         _check_size(self.name, self.dimension, input_size)
         return input_size
 
-    def apply(self, ops: Ops[X], x: X) -> X:
+    def apply(self, ops: VectorOps[X], x: X) -> X:
         """Normalize, scale and shift."""
         return ops.layer_norm(x, self.name, eps=LAYER_NORM_EPS)
 
@@ -144,9 +206,13 @@ class Normalize:
         """Unchanged."""
         return input_size
 
-    def apply(self, ops: Ops[X], x: X) -> X:
+    def apply(self, ops: VectorOps[X], x: X) -> X:
         """`x / |x|`."""
         return ops.normalize(x)
+
+
+VectorModule: TypeAlias = Dense | LayerNorm | Normalize
+"""Those that take a finished vector, from wherever it came."""
 
 
 def _check_size(name: str, expected: int, got: int) -> None:
@@ -171,8 +237,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def refuse_unknown(path: Path, config: Mapping[str, Any], *known: str, within: str = "") -> None:
+    """Raise `UnsupportedModel` for the first field of a config that is not among the known ones.
+
+    Args:
+        path: the config's file or its folder, for the message.
+        within: what stands before the fields' names in the message.
+    """
+    for field in config:
+        if field not in known:
+            raise UnsupportedModel(
+                f"{path}: the field {within}{field} is {config[field]!r}; Fledge does not know "
+                "what it does to the vectors"
+            )
+
+
 def _read_pooling(folder: Path, _name: str) -> Pooling:
     config = read_json(folder / "config.json")
+    refuse_unknown(folder, config, *POOLING_FIELDS, *OLD_POOLING_FLAGS)
     modes = config.get("pooling_mode")
     if modes is None:
         # no flag set means mean, as sentence-transformers reads it
@@ -209,7 +291,21 @@ def _read_dense(folder: Path, name: str) -> Dense:
 
 
 def _read_layer_norm(folder: Path, name: str) -> LayerNorm:
-    return LayerNorm(name, read_json(folder / "config.json")["dimension"])
+    config = read_json(folder / "config.json")
+    refuse_unknown(folder, config, "dimension")
+    return LayerNorm(name, config["dimension"])
+
+
+def _read_weighted_layers(folder: Path, name: str) -> WeightedLayerPooling:
+    config = read_json(folder / "config.json")
+    refuse_unknown(folder, config, *WEIGHTED_LAYERS_FIELDS)
+    first, layers = config.get("layer_start", 4), config.get("num_hidden_layers", 12)
+    if type(first) is not int or type(layers) is not int or not 0 <= first <= layers:
+        raise CorruptModel(f"{folder}: layer_start {first!r} of {layers!r} layers")
+    size = config.get("embedding_dimension", config.get("word_embedding_dimension"))
+    if type(size) is not int:
+        raise CorruptModel(f"{folder}: embedding_dimension cannot be {size!r}")
+    return WeightedLayerPooling(name, size, first)
 
 
 def _read_normalize(folder: Path, _name: str) -> Normalize:
@@ -228,6 +324,7 @@ def _refuse_other_inputs(folder: Path, config: Mapping[str, Any]) -> None:
 
 READERS: Mapping[str, Callable[[Path, str], Module]] = {
     "Pooling": _read_pooling,
+    "WeightedLayerPooling": _read_weighted_layers,
     "Dense": _read_dense,
     "LayerNorm": _read_layer_norm,
     "Normalize": _read_normalize,
@@ -248,7 +345,8 @@ def read_module(kind: str, folder: Path, name: str) -> Module | None:
         return None
     if kind not in READERS:
         raise UnsupportedModel(
-            f"modules.json names {kind!r}; Fledge computes Transformer, {', '.join(READERS)}"
+            f"modules.json names {kind!r}; behind the first module Fledge computes "
+            f"{', '.join(READERS)}"
         )
     try:
         return READERS[kind](folder, name)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.engine.architectures.family import PositionRule, RelativeRule, Shape
+from fledge.engine.architectures.family import FROM_ZERO, PositionRule, RelativeRule, Shape
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -28,14 +28,14 @@ class Row:
 
 
 MAX_MASK_CELLS = 2**20
-"""Pairs of tokens that a causal mask may have at a time: 4 MB, a block of 32 queries at 32k keys."""
+"""Pairs that a causal mask may have at a time: 4 MB, a block of 32 queries at 32k keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackingRules:
     """What packing must know of a model; the fields are those of `Shape`."""
 
-    positions: PositionRule = PositionRule()
+    positions: PositionRule = FROM_ZERO
     relative: RelativeRule | None = None
     frequencies: tuple[float, ...] = ()
     rotation_scale: float = 1.0

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fledge.engine.batcher import Cost
+from fledge.engine.modules import WeightedLayerPooling
 from fledge.engine.ops.openvino import (
     WHOLE_ROW,
     CompiledGraph,
@@ -25,7 +26,7 @@ from fledge.engine.tensorfile import Array, MappedTensors
 from fledge.engine.tokenizer import Encoded, Tokenizer
 from fledge.engine.tokenizer_files import read_tokenizer
 from fledge.engine.weights import Part, StoredPrecision, open_weights
-from fledge.errors import ComputeError, CorruptModel
+from fledge.errors import ComputeError, CorruptModel, InvalidRequest
 from fledge.types import EmbedJob, Tokens, Vectors
 
 ATTENTION_COST = 3.0
@@ -67,13 +68,26 @@ class Pipeline:
         self.rate = self._warm_up()
 
     def encode(self, job: EmbedJob) -> list[Encoded]:
-        """The job's items as rows. Raises what `Tokenizer.encode` raises."""
-        return self.tokenizer.encode(
+        """The job's items as rows.
+
+        Raises:
+            InvalidRequest: a text spells out a token that the tokenizer knows and the network does
+                not, as Qwen3-Embedding-8B's `<think>`; and what `Tokenizer.encode` raises.
+        """
+        encoded = self.tokenizer.encode(
             job.items,
             prompt=job.prompt,
             mask_prompt=not self.recipe.pooling.include_prompt,
             truncation=job.truncation,
         )
+        if self.tokenizer.vocab_size > self.vocab_size:
+            _check_ids(encoded, self.vocab_size)
+        return encoded
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below it: both the tokenizer and the network know them."""
+        return min(self.tokenizer.vocab_size, self.recipe.shape.vocab_size)
 
     def tokenize(self, texts: Sequence[str], prompt: str | None) -> list[Tokens]:
         """The tokens of texts, nothing cut."""
@@ -161,13 +175,18 @@ def _open_tokenizer(recipe: Recipe) -> Tokenizer:
     files = read_tokenizer(
         recipe.folder, model_type=recipe.model_type, do_lower_case=recipe.do_lower_case
     )
-    tokenizer = Tokenizer(files, max_seq_length=recipe.max_seq_length)
-    if tokenizer.vocab_size > recipe.shape.vocab_size:
-        raise CorruptModel(
-            f"{recipe.folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
-            f"but the model only {recipe.shape.vocab_size}"
-        )
-    return tokenizer
+    return Tokenizer(files, max_seq_length=recipe.max_seq_length)
+
+
+def _check_ids(encoded: Sequence[Encoded], vocab_size: int) -> None:
+    for index, one in enumerate(encoded):
+        unknown = max(one.row.ids)
+        if unknown >= vocab_size:
+            raise InvalidRequest(
+                f"`items[{index}]` has the token id {unknown}, which the tokenizer knows, but this "
+                f"model has only {vocab_size} tokens",
+                field=f"items[{index}]",
+            )
 
 
 def _open_weights(recipe: Recipe, compilation: Compilation) -> MappedTensors:
@@ -193,7 +212,10 @@ def _compile(
         states = recipe.family.forward(ops, recipe.shape)
         output = states[-1]
         for module, _ in recipe.modules:
-            output = module.apply(ops, output)
+            if isinstance(module, WeightedLayerPooling):
+                output = module.apply_states(ops, states)
+            else:
+                output = module.apply(ops, output)
     except RuntimeError as error:  # the runtime checks shapes while the graph is built
         raise CorruptModel(f"{recipe.folder}: weights do not fit the config: {error}") from error
     config = RuntimeConfig(

@@ -1,34 +1,29 @@
-"""A model's folder, read whole into one plain description: what to compute, and how to speak to it.
+"""A transformer's folder, read whole into one plain description of what to compute.
 
 Two layouts exist: sentence-transformers (`modules.json`) and bare transformers (`config.json`
-alone), which means mean pooling. Nothing here opens weights or computes.
+alone), which means mean pooling, or the last token of a causal language model. Nothing here opens
+weights or computes.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from fledge.engine.architectures.family import Family, Shape
 from fledge.engine.architectures.registry import find_family
-from fledge.engine.folders import inside
-from fledge.engine.modules import Module, Normalize, Pooling, read_json, read_module
-from fledge.errors import CorruptModel, UnsupportedModel
-from fledge.types import Similarity
-
-# sentence-transformers names this file after the class that saved it; the first one found counts
-TRANSFORMER_CONFIGS = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
+from fledge.engine.chain import Routing, Speech, Step, read_chain, read_speech
+from fledge.engine.modules import (
+    Module,
+    Normalize,
+    Pooling,
+    VectorModule,
+    WeightedLayerPooling,
+    read_json,
+    read_module,
 )
-PACKAGE = "sentence_transformers."
-SIMILARITIES: Mapping[str, Similarity] = {name: name for name in get_args(Similarity)}
+from fledge.engine.transformer_config import TransformerConfig, read_transformer_config
+from fledge.errors import CorruptModel, UnsupportedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +36,7 @@ class Recipe:
         normalizes: whether there is one.
         max_seq_length: most tokens of one input, never more than the position table has.
         do_lower_case: lower-case texts before the tokenizer's own normalizer.
+        route: which of a model's routes this is; empty where there is but one.
     """
 
     folder: Path
@@ -51,9 +47,8 @@ class Recipe:
     normalizes: bool
     max_seq_length: int
     do_lower_case: bool
-    prompts: Mapping[str, str]
-    default_prompt_name: str | None
-    similarity: Similarity
+    speech: Speech
+    route: str = ""
 
     @property
     def pooling(self) -> Pooling:
@@ -68,15 +63,35 @@ class Recipe:
             size = module.output_size(size)
         return size
 
+    def with_normalize(self) -> "Recipe":
+        """The same with its trailing Normalize computed, where nobody else would do it."""
+        if not self.normalizes:
+            return self
+        return replace(self, modules=[*self.modules, (Normalize(), self.folder)], normalizes=False)
 
-def read_recipe(root: Path) -> Recipe:
-    """Read a model's folder.
+
+def read_recipe(root: Path, steps: Sequence[Step] | None = None, *, route: str = "") -> Recipe:
+    """Read a transformer's folder.
+
+    Args:
+        steps: its modules, where they are known already; else those of `modules.json`.
+        route: what they are called, where a model has several.
 
     Raises:
         UnsupportedModel: it asks for a family, module or arithmetic that Fledge does not have.
         CorruptModel: a file is missing, damaged, or contradicts another.
     """
-    folder, steps = _read_modules(root)
+    if steps is None:
+        chain = read_chain(root)
+        if isinstance(chain, Routing):
+            raise UnsupportedModel(f"{root} has several routes, where one transformer is expected")
+        steps = chain
+    if steps is not None and (not steps or steps[0].kind != "Transformer"):
+        raise UnsupportedModel(
+            f"{root}/modules.json: the first module is "
+            f"{steps[0].kind if steps else 'missing'!r}, where a Transformer is expected"
+        )
+    folder = root if steps is None else steps[0].folder
     config = read_json(folder / "config.json")
     if not config:
         raise CorruptModel(f"{folder} has no config.json; is it a model's folder?")
@@ -84,13 +99,16 @@ def read_recipe(root: Path) -> Recipe:
     family = find_family(model_type)
     try:
         shape = family.read_config(config)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CorruptModel(f"{folder}/config.json lacks or garbles a field: {error!r}") from error
     _check_shape(folder, shape)
-    modules = [(module, path) for module, path in steps if module is not None]
-    normalizes = bool(modules) and isinstance(modules[-1][0], Normalize)
-    saved = _transformer_config(folder)
-    speech = _read_speech(root)
+    saved = read_transformer_config(folder)
+    modules = (
+        [(_bare_pooling(config), root)]
+        if steps is None
+        else _modules(root, steps, gives_states=_gives_states(config, saved))
+    )
+    normalizes = isinstance(modules[-1][0], Normalize)
     return Recipe(
         folder=folder,
         model_type=model_type,
@@ -99,66 +117,55 @@ def read_recipe(root: Path) -> Recipe:
         modules=modules[:-1] if normalizes else modules,
         normalizes=normalizes,
         max_seq_length=_max_seq_length(folder, saved, shape),
-        do_lower_case=bool(saved.get("do_lower_case", False)),
-        prompts=_prompts(root, speech),
-        default_prompt_name=_default_prompt_name(root, speech),
-        similarity=_similarity(root, speech),
+        do_lower_case=saved.do_lower_case,
+        speech=read_speech(root),
+        route=route,
     )
 
 
-def _read_modules(root: Path) -> tuple[Path, list[tuple[Module | None, Path]]]:
-    """The transformer's folder, and the steps behind it."""
-    path = root / "modules.json"
-    if not path.is_file():
-        return root, [(Pooling(), root)]
-    try:
-        entries = sorted(json.loads(path.read_bytes()), key=lambda entry: entry["idx"])
-        kinds = [(_kind(entry["type"]), inside(root, entry["path"])) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptModel(f"{path}: malformed: {error!r}") from error
-    if not kinds or kinds[0][0] != "Transformer":
-        raise UnsupportedModel(
-            f"{path}: the first module is {kinds[0][0] if kinds else 'missing'!r}; "
-            "Fledge runs models that begin with Transformer"
-        )
-    steps = [
-        (read_module(kind, folder, f"module.{n}"), folder)
-        for n, (kind, folder) in enumerate(kinds[1:], start=1)
+def _bare_pooling(config: Mapping[str, Any]) -> Pooling:
+    """What sentence-transformers puts behind a folder that says nothing of pooling."""
+    architectures = config.get("architectures")
+    first = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+    is_causal = first.endswith("ForCausalLM") and config.get("is_causal", True)
+    return Pooling(("lasttoken",) if is_causal else ("mean",))
+
+
+def _gives_states(config: Mapping[str, Any], saved: TransformerConfig) -> bool:
+    """Whether the transformer hands on the states of all layers, and not only of the last."""
+    if saved.output_hidden_states is not None:
+        return saved.output_hidden_states
+    return bool(config.get("output_hidden_states", False))
+
+
+def _modules(root: Path, steps: Sequence[Step], *, gives_states: bool) -> list[tuple[Module, Path]]:
+    """The modules behind the transformer, those left out that do nothing."""
+    modules = [
+        (module, step.folder)
+        for n, step in enumerate(steps[1:], start=1)
+        if (module := read_module(step.kind, step.folder, f"module.{n}")) is not None
     ]
-    if sum(isinstance(module, Pooling) for module, _ in steps) != 1 or not isinstance(
-        next((module for module, _ in steps if module), None), Pooling
-    ):
-        raise UnsupportedModel(f"{path}: exactly one Pooling must follow the Transformer")
-    return kinds[0][1], steps
+    if modules and isinstance(modules[0][0], WeightedLayerPooling) and not gives_states:
+        del modules[0]  # sentence-transformers hands the last layer on as it is
+    kinds = [type(module) for module, _ in modules]
+    if kinds[:1] == [WeightedLayerPooling]:
+        del kinds[0]
+    if kinds[:1] != [Pooling] or not all(issubclass(kind, VectorModule) for kind in kinds[1:]):
+        raise UnsupportedModel(
+            f"{root}/modules.json: behind the Transformer come "
+            f"{', '.join(step.kind for step in steps[1:]) or 'no modules'}; Fledge computes "
+            "exactly one Pooling there, or behind WeightedLayerPooling, then modules over vectors"
+        )
+    return modules
 
 
-def _kind(name: str) -> str:
-    """`sentence_transformers.models.Pooling` and its newer paths -> `Pooling`.
-
-    Classes of other packages would be code from the repository, and are refused.
-    """
-    if not name.startswith(PACKAGE):
-        raise UnsupportedModel(f"modules.json names {name!r}, which is code outside Fledge's reach")
-    return name.rpartition(".")[2]
-
-
-def _transformer_config(folder: Path) -> dict[str, Any]:
-    config = next(
-        (found for name in TRANSFORMER_CONFIGS if (found := read_json(folder / name))), {}
-    )
-    task = config.get("transformer_task", "feature-extraction")
-    if task != "feature-extraction":
-        raise UnsupportedModel(f"{folder}: transformer_task {task!r} does not give embeddings")
-    return config
-
-
-def _max_seq_length(folder: Path, saved: Mapping[str, Any], shape: Shape) -> int:
+def _max_seq_length(folder: Path, saved: TransformerConfig, shape: Shape) -> int:
     """As sentence-transformers decides it, but never beyond the position table.
 
     `max_seq_length` of its own config counts; without one, the tokenizer's `model_max_length`,
     which is absurdly large where it means "no limit".
     """
-    limit = saved.get("max_seq_length")
+    limit = saved.max_seq_length
     if limit is None:
         limit = read_json(folder / "tokenizer_config.json").get("model_max_length")
     try:
@@ -182,43 +189,3 @@ def _check_shape(folder: Path, shape: Shape) -> None:
             f"{folder}/config.json: {shape.num_heads} heads cannot share a hidden size of "
             f"{shape.attention_size}"
         )
-
-
-def _read_speech(root: Path) -> dict[str, Any]:
-    """How to speak to the model. Fields that would change its vectors are refused."""
-    path = root / "config_sentence_transformers.json"
-    speech = read_json(path)
-    for name, computed in (("model_type", "SentenceTransformer"), ("truncate_dim", None)):
-        if speech.get(name) not in (None, computed):
-            raise UnsupportedModel(f"{path}: {name} {speech[name]!r} is not {computed!r}")
-    return speech
-
-
-def _similarity(root: Path, speech: Mapping[str, Any]) -> Similarity:
-    name = str(speech.get("similarity_fn_name") or "cosine")
-    if name not in SIMILARITIES:
-        raise UnsupportedModel(
-            f"{root}/config_sentence_transformers.json: similarity_fn_name is {name!r}; "
-            f"Fledge compares by {', '.join(SIMILARITIES)}"
-        )
-    return SIMILARITIES[name]
-
-
-def _prompts(root: Path, speech: Mapping[str, Any]) -> dict[str, str]:
-    prompts = speech.get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(
-        isinstance(text, str | None) for text in prompts.values()
-    ):
-        raise CorruptModel(
-            f"{root}/config_sentence_transformers.json: prompts must be texts by name"
-        )
-    return {str(name): text or "" for name, text in prompts.items()}
-
-
-def _default_prompt_name(root: Path, speech: Mapping[str, Any]) -> str | None:
-    name = speech.get("default_prompt_name")
-    if name is not None and str(name) not in (speech.get("prompts") or {}):
-        raise CorruptModel(
-            f"{root}/config_sentence_transformers.json: default_prompt_name {name!r} is no prompt"
-        )
-    return None if name is None else str(name)

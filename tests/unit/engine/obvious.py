@@ -150,6 +150,12 @@ class RowOps:
         seen = distance >= 0 if rule.is_causal else distance == distance
         return seen & (distance < (rule.window or len(self._ids) + 1))
 
+    def weighted_mean(self, parts: Sequence[Array], name: str) -> Array:
+        weights = self._weights[f"{name}.weight"]
+        assert len(weights) == len(parts)
+        total = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+        return np.asarray(total / weights.sum())
+
     def pool(self, x: Array, mode: PoolingMode) -> Array:
         seen = x[self._seen]
         places = np.flatnonzero(self._seen)[:, None] + 1

@@ -14,13 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from fledge.engine import backend as backend_module
 from fledge.engine import cpu
-from fledge.engine.backend import LocalBackend, load_backend
+from fledge.engine.backend import LocalBackend, load_transformer
 from fledge.engine.batcher import Cost
 from fledge.engine.lane import Channel, Lane
 from fledge.engine.ops.openvino import CompileError
 from fledge.engine.packing import Row
 from fledge.engine.pipeline import Compilation, Pipeline, load_pipeline
-from fledge.engine.recipe import Recipe
+from fledge.engine.recipe import Recipe, read_recipe
 from fledge.engine.sources import ModelFolder
 from fledge.engine.tokenizer import SHORT_CHARS
 from fledge.errors import (
@@ -29,6 +29,7 @@ from fledge.errors import (
     CorruptModel,
     DeadlineExceeded,
     InputTooLong,
+    InvalidRequest,
     ModelLoadError,
     Overloaded,
     TooManyInputs,
@@ -50,8 +51,9 @@ def load(
     precision: Precision = "fp32",
     lane: Lane | None = None,
 ) -> LocalBackend:
-    return load_backend(
+    return load_transformer(
         ModelFolder(folder, "test/tiny", "abc", "a test"),
+        read_recipe(folder),
         lane=lane or Lane(batch_target_ms=35, max_queued_tokens=10**6),
         precision=precision,
         threads=2,
@@ -375,7 +377,6 @@ DAMAGE: Mapping[str, tuple[Callable[[Path], None], str]] = {
         change_config(max_position_embeddings=129),
         "129 rows of position.weight",
     ),
-    "a vocabulary larger than the model's": (change_config(vocab_size=299), "tokenizer has 300"),
     "another hidden size": (
         change_config(hidden_size=32, num_attention_heads=4),
         "do not fit|speak of|warm-up",
@@ -395,6 +396,23 @@ DAMAGE: Mapping[str, tuple[Callable[[Path], None], str]] = {
         "not finite",
     ),
 }
+
+
+def test_a_token_that_only_the_tokenizer_knows_is_refused_where_it_is_used(
+    tmp_path: Path,
+) -> None:
+    folder = save_bert(tmp_path / "m", hidden=HIDDEN, positions=LIMIT)
+    change_config(vocab_size=299)(folder)
+    change_tensor("embeddings.word_embeddings.weight", lambda w: w[:299])(folder)
+    backend = load(folder, tmp_path / "c")
+    assert backend.card.vocab_size == 299
+    known = asyncio.run(backend.embed(EmbedJob(items=["w298"])))
+    assert np.isfinite(known.vectors).all()
+    for item in ("w5 w299", [5, 299]):
+        with pytest.raises(InvalidRequest, match="299") as raised:
+            asyncio.run(backend.embed(EmbedJob(items=["w5", item])))
+        assert raised.value.field == "items[1]"
+    backend.close()
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from fledge.engine.backend import LocalBackend, load_backend
+from fledge.engine.backend import LocalBackend, load_transformer
 from fledge.engine.lane import Lane
+from fledge.engine.recipe import read_recipe
 from fledge.engine.sources import ModelFolder
 from fledge.types import EmbedJob
 from tests.heartbeat import TICK_S, with_heartbeat
@@ -44,8 +45,9 @@ def backend(
     if request.param == "WordPiece":
         save_word_piece(folder)
     lane = Lane(batch_target_ms=35, max_queued_tokens=10**6)
-    backend = load_backend(
+    backend = load_transformer(
         ModelFolder(folder, "test/tiny", "abc", "a test"),
+        read_recipe(folder),
         lane=lane,
         precision="fp32",
         threads=1,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fledge.engine.modules import Dense, Normalize, Pooling
-from fledge.engine.recipe import TRANSFORMER_CONFIGS, Recipe, read_recipe
+from fledge.engine.recipe import Recipe, read_recipe
+from fledge.engine.transformer_config import TRANSFORMER_CONFIGS
 from fledge.errors import CorruptModel, UnsupportedModel
 from tests.tiny import save_bert
 
@@ -51,7 +52,8 @@ def test_without_modules_json_a_model_is_pooled_by_the_mean(tmp_path: Path) -> N
     assert recipe.pooling == Pooling(("mean",))
     assert not recipe.normalizes
     assert (recipe.folder, recipe.dimension, recipe.max_seq_length) == (tmp_path, 32, 128)
-    assert (recipe.prompts, recipe.default_prompt_name, recipe.similarity) == ({}, None, "cosine")
+    speech = recipe.speech
+    assert (speech.prompts, speech.default_prompt_name, speech.similarity) == ({}, None, "cosine")
     assert not recipe.do_lower_case
 
 
@@ -131,7 +133,7 @@ def test_exactly_one_pooling_must_follow_the_transformer(
         read(tmp_path, files)
 
 
-@pytest.mark.parametrize("kinds", [("StaticEmbedding",), ("Router", "Pooling"), ()])
+@pytest.mark.parametrize("kinds", [("StaticEmbedding",), ("CLIPModel", "Pooling"), ()])
 def test_a_model_must_begin_with_a_transformer(kinds: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match=kinds[0] if kinds else "missing"):
         read(tmp_path, {"modules.json": listed(*kinds)})
@@ -208,9 +210,9 @@ def test_another_task_than_features_is_refused(tmp_path: Path) -> None:
 
 def test_prompts_and_the_default_one_are_read_and_null_is_an_empty_text(tmp_path: Path) -> None:
     speech = {"prompts": {"query": "q: ", "document": None}, "default_prompt_name": "query"}
-    recipe = read(tmp_path, {SPEECH: speech})
-    assert recipe.prompts == {"query": "q: ", "document": ""}
-    assert recipe.default_prompt_name == "query"
+    found = read(tmp_path, {SPEECH: speech}).speech
+    assert found.prompts == {"query": "q: ", "document": ""}
+    assert found.default_prompt_name == "query"
 
 
 @pytest.mark.parametrize("name", ["other", 7, ["query"]])
@@ -228,11 +230,11 @@ def test_prompts_must_be_texts_by_name(prompts: object, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
 def test_the_similarity_is_the_models_own(name: str, tmp_path: Path) -> None:
-    assert read(tmp_path, {SPEECH: {"similarity_fn_name": name}}).similarity == name
+    assert read(tmp_path, {SPEECH: {"similarity_fn_name": name}}).speech.similarity == name
 
 
 def test_no_similarity_means_the_cosine(tmp_path: Path) -> None:
-    assert read(tmp_path, {SPEECH: {"similarity_fn_name": None}}).similarity == "cosine"
+    assert read(tmp_path, {SPEECH: {"similarity_fn_name": None}}).speech.similarity == "cosine"
 
 
 @pytest.mark.parametrize("name", ["jaccard", ["dot"]])

@@ -132,7 +132,7 @@ def windows_of(kinds: list[str], window: object) -> tuple[int | None, ...]:
         return (None,) * len(kinds)
     if type(window) is not int or window < 1:
         raise UnsupportedModel(
-            f"config.json: sliding_attention with a sliding_window of {window!r}"
+            f"config.json: layers are sliding_attention, but sliding_window is {window!r}"
         )
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 

@@ -40,6 +40,9 @@ class PositionRule:
     skip_id: int | None = None
 
 
+FROM_ZERO = PositionRule()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelativeRule:
     """Bucketed relative positions, symmetric: T5's rule as MPNet uses it."""
@@ -67,7 +70,7 @@ class Shape:
     vocab_size: int
     max_length: int
     activation: str
-    positions: PositionRule = PositionRule()
+    positions: PositionRule = FROM_ZERO
     relative: RelativeRule | None = None
     frequencies: tuple[float, ...] = ()
     rotation_scale: float = 1.0

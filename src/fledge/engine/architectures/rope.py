@@ -59,7 +59,9 @@ def read_rope(config: RawConfig, head_dim: int) -> Rope:
         KeyError: the scaling lacks a field.
     """
     spelling = next((name for name in SPELLINGS if config.get(name)), SPELLINGS[0])
-    values = config.get(spelling) or {}
+    values: Mapping[str, Any] = config.get(spelling) or {}
+    if not isinstance(values, Mapping):
+        raise UnsupportedModel(f"config.json: {spelling} is {values!r}, which is no object")
     kind = values.get("rope_type", values.get("type", "default"))
     partial = values.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     if kind not in SCALINGS or partial != 1.0 or any(isinstance(v, dict) for v in values.values()):
@@ -67,10 +69,9 @@ def read_rope(config: RawConfig, head_dim: int) -> Rope:
             f"config.json: {spelling} is {dict(values)!r}; Fledge computes one rope over whole "
             f"heads for all layers, of type {', '.join(SCALINGS)}"
         )
-    length = config.get("original_max_position_embeddings") or values.get(
-        "original_max_position_embeddings", config.get("max_position_embeddings", 0)
-    )
-    theta = values.get("rope_theta", config.get("rope_theta", DEFAULT_THETA))
+    original = "original_max_position_embeddings"
+    length: Any = config.get(original) or values.get(original, config["max_position_embeddings"])
+    theta: Any = values.get("rope_theta", config.get("rope_theta", DEFAULT_THETA))
     fields = _Fields(values, float(theta), head_dim, int(length))
     frequencies, scale = SCALINGS[kind](fields)
     return Rope(tuple(frequencies.tolist()), scale)

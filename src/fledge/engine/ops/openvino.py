@@ -25,7 +25,14 @@ from fledge.engine.ops.nodes import (
     typed,
     width,
 )
-from fledge.engine.ops.protocol import Activation, Attention, PoolingMode
+from fledge.engine.ops.protocol import (
+    LEAKY_SLOPE,
+    SELU_ALPHA,
+    SELU_SCALE,
+    Activation,
+    Attention,
+    PoolingMode,
+)
 from fledge.engine.ops.runtime import openvino, opset
 from fledge.errors import ComputeError, CorruptModel, ModelLoadError
 from fledge.types import Vectors
@@ -71,6 +78,16 @@ ACTIVATIONS: Mapping[Activation, Callable[[Node], Node]] = {
     "tanh": opset.tanh,
     "sigmoid": opset.sigmoid,
     "identity": lambda x: x,
+    "elu": lambda x: opset.elu(x, 1.0),
+    "hardsigmoid": lambda x: opset.hard_sigmoid(typed(x, "f32"), constant(1 / 6), constant(0.5)),
+    "hardswish": opset.hswish,
+    "hardtanh": lambda x: opset.clamp(x, -1.0, 1.0),
+    "leaky_relu": lambda x: opset.prelu(typed(x, "f32"), constant(LEAKY_SLOPE)),
+    "mish": opset.mish,
+    "relu6": lambda x: opset.clamp(x, 0.0, 6.0),
+    "selu": lambda x: opset.selu(typed(x, "f32"), constant(SELU_ALPHA), constant(SELU_SCALE)),
+    "softplus": opset.softplus,
+    "softsign": opset.softsign,
 }
 
 
@@ -314,6 +331,18 @@ class OpenVinoOps:
         if bias is not None:
             scores = opset.add(scores, bias)
         return attend_to_all(q, k, v, rule, scores, self._input)
+
+    def weighted_mean(self, parts: Sequence[Node], name: str) -> Node:
+        """In float32, with the weights as constants."""
+        weights = self._weights[f"{name}.weight"].astype(np.float64)
+        total = weights.sum()
+        if weights.shape != (len(parts),) or total == 0:
+            raise CorruptModel(
+                f"{name}: {weights.tolist()} cannot be the weights of {len(parts)} layers"
+            )
+        shares = (weights / total).tolist()
+        scaled = [self.scale(part, share) for part, share in zip(parts, shares, strict=True)]
+        return functools.reduce(opset.add, scaled)
 
     def pool(self, x: Node, mode: PoolingMode) -> Node:
         """`[T, hidden]` -> `[B, hidden]` float32; the means take their weights from packing."""

@@ -14,8 +14,32 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 
 X = TypeVar("X")
 
-Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", "identity"]
-"""`gelu` is the exact form (erf), `gelu_tanh` the approximation that some configs call gelu_new."""
+Activation: TypeAlias = Literal[
+    "gelu",
+    "gelu_tanh",
+    "relu",
+    "silu",
+    "tanh",
+    "sigmoid",
+    "identity",
+    "elu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "mish",
+    "relu6",
+    "selu",
+    "softplus",
+    "softsign",
+]
+"""`gelu` is the exact form (erf), `gelu_tanh` the approximation that some configs call gelu_new.
+Those with a constant have torch's default for it."""
+
+LEAKY_SLOPE = 0.01
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+"""Of torch's modules; the two of SELU are those of Klambauer et al. 2017."""
 
 PoolingMode: TypeAlias = Literal[
     "cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"
@@ -44,7 +68,35 @@ class Attention:
     softcap: float | None = None
 
 
-class Ops(Protocol[X]):
+class VectorOps(Protocol[X]):
+    """What is done to finished vectors, or to each token alone: `[n, size]` in and out."""
+
+    def linear(self, x: X, name: str) -> X:
+        """`x @ weight.T + bias` with `name.weight` `[out, in]` and `name.bias`, if any."""
+        ...
+
+    def layer_norm(self, x: X, name: str, *, eps: float) -> X:
+        """Normalize the last axis, then scale and shift by `name.weight` and `name.bias`."""
+        ...
+
+    def activation(self, x: X, kind: Activation) -> X:
+        """Apply a function to every number."""
+        ...
+
+    def add(self, a: X, b: X) -> X:
+        """Add, broadcasting as NumPy does."""
+        ...
+
+    def concat(self, parts: Sequence[X]) -> X:
+        """Join along the last axis."""
+        ...
+
+    def normalize(self, x: X) -> X:
+        """Scale the last axis to length 1; a zero vector stays zero (torch's `eps` of 1e-12)."""
+        ...
+
+
+class Ops(VectorOps[X], Protocol[X]):
     """About twenty operations; a new architecture adds one only when it cannot be composed."""
 
     def token_ids(self) -> X:
@@ -63,14 +115,6 @@ class Ops(Protocol[X]):
         """One row of a table, `[1, width]`, to be added to every token."""
         ...
 
-    def linear(self, x: X, name: str) -> X:
-        """`x @ weight.T + bias` with `name.weight` `[out, in]` and `name.bias`, if any."""
-        ...
-
-    def layer_norm(self, x: X, name: str, *, eps: float) -> X:
-        """Normalize the last axis, then scale and shift by `name.weight` and `name.bias`."""
-        ...
-
     def rms_norm(self, x: X, name: str, *, eps: float, offset: float = 0.0, heads: int = 1) -> X:
         """Divide by the root of the mean square, then scale by `name.weight + offset`.
 
@@ -86,24 +130,12 @@ class Ops(Protocol[X]):
         """
         ...
 
-    def activation(self, x: X, kind: Activation) -> X:
-        """Apply a function to every number."""
-        ...
-
-    def add(self, a: X, b: X) -> X:
-        """Add, broadcasting as NumPy does."""
-        ...
-
     def multiply(self, a: X, b: X) -> X:
         """Multiply, broadcasting as NumPy does."""
         ...
 
     def scale(self, x: X, factor: float) -> X:
         """Multiply every number by one."""
-        ...
-
-    def concat(self, parts: Sequence[X]) -> X:
-        """Join along the last axis."""
         ...
 
     def relative_bias(self, table: str) -> X:
@@ -118,10 +150,14 @@ class Ops(Protocol[X]):
         """
         ...
 
-    def pool(self, x: X, mode: PoolingMode) -> X:
-        """One vector a row: `[T, hidden]` -> `[rows, hidden]`, leaving out masked prompt tokens."""
+    def weighted_mean(self, parts: Sequence[X], name: str) -> X:
+        """The parts' mean, weighted by `name.weight`, `[len(parts)]`.
+
+        Raises:
+            CorruptModel: there are more or fewer weights than parts, or their sum is zero.
+        """
         ...
 
-    def normalize(self, x: X) -> X:
-        """Scale the last axis to length 1; a zero vector stays zero (torch's `eps` of 1e-12)."""
+    def pool(self, x: X, mode: PoolingMode) -> X:
+        """One vector a row: `[T, hidden]` -> `[rows, hidden]`, leaving out masked prompt tokens."""
         ...
