@@ -8,9 +8,10 @@ takes is not tokenized to its end only to be thrown away.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fledge.engine.items import check_ids, check_unicode, no_tokens, too_long
 from fledge.engine.packing import Row
 from fledge.engine.tokenizer_files import TokenizerFiles
-from fledge.errors import CorruptModel, EmptyInput, InputTooLong, InvalidRequest
+from fledge.errors import CorruptModel, EmptyInput, InvalidRequest
 from fledge.types import Item, Tokens, Truncation
 
 CHARS_PER_TOKEN = 24
@@ -98,13 +99,13 @@ class Tokenizer:
 
         Raises:
             InputTooLong: an item is too long and `truncation.refuse` is set.
-            EmptyInput: an item gives no token at all.
+            EmptyInput: an item gives no token at all, or none behind a prompt that is left out.
             InvalidRequest: a token id outside the vocabulary, half of a surrogate pair in a text,
                 or a limit without room for anything.
         """
         truncation = replace(truncation, side=truncation.side or self._own_side)
         limit = self._limit(truncation)
-        _check_unicode(items)
+        check_unicode(items)
         masked = self._prompt_tokens(prompt, limit) if prompt and mask_prompt else 0
         texts = [(prompt or "") + item for item in items if isinstance(item, str)]
         looks = iter(self._look(texts, limit, truncation))
@@ -121,9 +122,11 @@ class Tokenizer:
                 row = Row(ids)
             is_cut = count > limit or not is_whole
             if is_cut and truncation.refuse:
-                raise _too_long(index, limit, count, is_whole=is_whole)
+                raise too_long(index, limit, count, is_whole=is_whole)
             if not ids:
-                raise EmptyInput(f"`items[{index}]` has no tokens", field=f"items[{index}]")
+                raise no_tokens(index)
+            if row.masked_tokens == len(ids):
+                raise _all_masked(index)
             rows.append(Encoded(row, is_cut))
         return rows
 
@@ -183,13 +186,7 @@ class Tokenizer:
     ) -> Sequence[int]:
         """Token ids are used as they are: nothing is added, and cutting knows no special tokens."""
         kept = ids[:limit] if truncation.side == "right" else ids[max(len(ids) - limit, 0) :]
-        for token in kept:
-            if not 0 <= token < self.vocab_size:
-                raise InvalidRequest(
-                    f"`items[{index}]` has the token id {token}; "
-                    f"this model's ids go from 0 to {self.vocab_size - 1}",
-                    field=f"items[{index}]",
-                )
+        check_ids(kept, index, self.vocab_size)
         return kept
 
     def _prompt_tokens(self, prompt: str, limit: int) -> int:
@@ -198,7 +195,8 @@ class Tokenizer:
         One trailing special token is not counted: it stands behind the text. The rule, with its
         odd counting of more than one, is that of sentence-transformers.
         """
-        count = min(len(self._tokenizer.encode(prompt).ids), limit)
+        (look,) = self._look([prompt], limit, Truncation(side="right"))
+        count = min(len(look.ids), limit)
         return count - 1 if self._suffix else count
 
     def tokenize(self, texts: Sequence[str], prompt: str | None) -> list[Tokens]:
@@ -207,37 +205,31 @@ class Tokenizer:
         Raises:
             InvalidRequest: half of a surrogate pair in a text.
         """
-        _check_unicode(texts)
+        check_unicode(texts)
         encodings = self._tokenizer.encode_batch([(prompt or "") + text for text in texts])
         return [Tokens(encoding.ids, encoding.offsets) for encoding in encodings]
 
 
 def _head(text: str, chars: int, truncation: Truncation) -> str:
-    """The end of a text that survives truncation, and a little more."""
+    """The end of a text that survives truncation, and a little more.
+
+    How a run of one character is divided into tokens is settled from its left end. So a look from
+    the right begins some way before it, unless the run is longer than anybody wants to wait for.
+    """
     if len(text) <= chars:
         return text
-    return text[:chars] if truncation.side == "right" else text[-chars:]
+    if truncation.side == "right":
+        return text[:chars]
+    start = len(text) - chars
+    lowest = max(start - MIN_CAP_CHARS, 0)
+    left = text[lowest:start].rstrip(None if text[start].isspace() else text[start])
+    return text[lowest + max(len(left) - CHARS_PER_TOKEN, 0) :]
 
 
-def _too_long(index: int, limit: int, count: int, *, is_whole: bool) -> InputTooLong:
-    seen = (
-        f"{count} tokens" if is_whole else f"more than {limit} tokens, or far too many characters"
-    )
-    return InputTooLong(
-        f"`items[{index}]` has {seen}; this model takes at most {limit}: "
-        "shorten it, or ask for truncation",
+def _all_masked(index: int) -> EmptyInput:
+    """The reference answers zeros here, or what is not finite, as the pooling would have it."""
+    return EmptyInput(
+        f"`items[{index}]` has no tokens behind its prompt, and this model's vectors leave the "
+        "prompt out: give a longer text, or a shorter prompt",
         field=f"items[{index}]",
     )
-
-
-def _check_unicode(items: Sequence[Item]) -> None:
-    """JSON can spell half of a surrogate pair, which is no character and has no UTF-8."""
-    for index, item in enumerate(items):
-        try:
-            if isinstance(item, str):
-                item.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(
-                f"`items[{index}]` is not valid Unicode: {error.reason} at {error.start}",
-                field=f"items[{index}]",
-            ) from error

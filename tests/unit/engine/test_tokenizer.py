@@ -1,22 +1,19 @@
 """Texts to rows: nothing baked in leaks, nothing special is cut, long texts are cut as short."""
 
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import normalizers, processors
 
-from fledge.engine.tokenizer import CHARS_PER_TOKEN, MIN_CAP_CHARS, Encoded, Tokenizer
-from fledge.engine.tokenizer_files import TokenizerFiles, read_tokenizer
+from fledge.engine.tokenizer import Encoded, Tokenizer
+from fledge.engine.tokenizer_files import read_tokenizer
 from fledge.errors import CorruptModel, EmptyInput, InputTooLong, InvalidRequest
-from fledge.types import Item, Truncation, TruncationSide
+from fledge.types import Item, Truncation
 from tests.tiny import SPECIAL, save_tokenizer
+from tests.unit.engine.small_tokenizers import byte_level, word_piece
 
 VOCAB = 300
 PAD, UNKNOWN, CLS, SEP = range(4)
@@ -200,6 +197,30 @@ def test_a_mask_never_reaches_beyond_its_row(tmp_path: Path) -> None:
     assert row.row.masked_tokens == 5
 
 
+def test_a_text_of_which_pooling_would_see_nothing_is_refused(tmp_path: Path) -> None:
+    bare = load(tmp_path, limit=6, post_processor=None)
+    prompt = "w20 w21 "
+    assert ids_of(bare, " ", prompt=prompt) == [[20, 21]]
+    with pytest.raises(EmptyInput, match=r"`items\[1\]` has no tokens behind its prompt") as caught:
+        encode(bare, "w10", " ", prompt=prompt, mask_prompt=True)
+    assert caught.value.field == "items[1]"
+    with pytest.raises(EmptyInput, match=r"`items\[0\]` has no tokens behind its prompt"):
+        encode(bare, "w10", prompt=prompt * 3, mask_prompt=True)
+    assert encode(bare, [20, 21], prompt=prompt, mask_prompt=True)[0].row.masked_tokens == 0
+
+
+def test_behind_a_masked_prompt_the_end_token_is_enough(tmp_path: Path) -> None:
+    (row,) = encode(load(tmp_path), " ", prompt="w20 w21 ", mask_prompt=True)
+    assert list(row.row.ids[row.row.masked_tokens :]) == [SEP]
+
+
+def test_a_prompt_of_any_length_is_counted_up_to_the_limit(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path, limit=6)
+    for prompt in ("w20 " * 5, "w20 " * 10**5, " " * 10**5 + "w20 " * 10):
+        (row,) = encode(tokenizer, "w10", prompt=prompt, mask_prompt=True)
+        assert (len(row.row.ids), row.row.masked_tokens) == (6, 5)
+
+
 @pytest.mark.parametrize(
     "normalizer", [None, {"type": "NFKC"}, {"type": "Lowercase"}], ids=["none", "other", "same"]
 )
@@ -254,7 +275,7 @@ def test_a_known_tokenizer_class_lowers_as_its_config_says(
     raw.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     files = read_tokenizer(tmp_path, model_type="bert", do_lower_case=False)
-    assert files.tokenizer.encode(text).tokens == pieces
+    assert files.tokenizer.encode(text, add_special_tokens=False).tokens == pieces
 
 
 @pytest.mark.parametrize("prefixed", [True, False])
@@ -262,108 +283,7 @@ def test_a_byte_level_tokenizer_adds_a_space_before_a_text_as_its_config_says(
     prefixed: bool, tmp_path: Path
 ) -> None:
     byte_level().save(str(tmp_path / "tokenizer.json"))
-    config = {"add_prefix_space": prefixed}
+    config = {"add_prefix_space": prefixed, "cls_token": "[CLS]", "sep_token": "[SEP]"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     files = read_tokenizer(tmp_path, model_type="roberta", do_lower_case=False)
-    assert files.tokenizer.encode("b").tokens[0].startswith("\u0120") == prefixed
-
-
-LIMIT = 8
-HEAD = LIMIT * CHARS_PER_TOKEN
-LETTERS = "abc"
-CORPUS = ["ab abc aab bca\n cab  c", "abcabc aaa, word. ab-c (b)", "a b c bb ccc é 漢"] * 10
-
-
-def trained(model: Any, trainer: Any, splitter: Any) -> RawTokenizer:
-    tokenizer = RawTokenizer(model)
-    tokenizer.pre_tokenizer = splitter
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    return tokenizer
-
-
-def word_piece() -> RawTokenizer:
-    words = [*SPECIAL, *"abcdwor.,-()", *(f"##{letter}" for letter in "abcdwor"), "ab", "##ca"]
-    model = models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]")
-    tokenizer = RawTokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
-
-
-def byte_level() -> RawTokenizer:
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    return trained(models.BPE(), trainer, pre_tokenizers.ByteLevel(add_prefix_space=False))
-
-
-def metaspace() -> RawTokenizer:
-    trainer = trainers.UnigramTrainer(
-        vocab_size=40, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
-    )
-    return trained(models.Unigram(), trainer, pre_tokenizers.Metaspace())
-
-
-@functools.cache
-def of_kind(kind: str) -> tuple[Tokenizer, RawTokenizer]:
-    raw = {"WordPiece": word_piece, "byte level": byte_level, "metaspace": metaspace}[kind]()
-    raw.post_processor = TEMPLATE
-    return Tokenizer(TokenizerFiles(raw, "right"), max_seq_length=LIMIT), raw
-
-
-WORDS = st.text(LETTERS, min_size=1, max_size=12)
-SPACE = st.sampled_from([" ", " ", " ", "  ", "\n", "\t", "\r\n\r\n", " " * 70, "\n " * 150])
-MARKS = st.sampled_from([".", ", ", "-", "é", "漢字", "[SEP]", "(", "\u200b", "\ufb01"])
-LONG_WORDS = st.text(LETTERS, min_size=90, max_size=300)
-TEXTS = st.lists(st.one_of(WORDS, SPACE, SPACE, MARKS, LONG_WORDS), min_size=1, max_size=300).map(
-    "".join
-)
-
-
-@pytest.mark.parametrize("kind", ["WordPiece", "byte level", "metaspace"])
-@given(text=TEXTS, repeat=st.integers(1, 30), side=st.sampled_from(["left", "right"]))
-def test_a_text_of_any_length_is_cut_as_if_it_were_tokenized_to_its_end(
-    kind: str, text: str, repeat: int, side: TruncationSide
-) -> None:
-    tokenizer, raw = of_kind(kind)
-    whole = raw.encode(text * repeat).ids
-    body, room = whole[1:-1], LIMIT - 2
-    kept = body[:room] if side == "right" else body[-room:]
-    for items in ([text * repeat], [text * repeat, "a"]):
-        row = encode(tokenizer, *items, truncation=Truncation(side=side))[0]
-        assert list(row.row.ids) == [CLS, *kept, SEP]
-        assert row.truncated == (len(whole) > LIMIT)
-
-
-@pytest.mark.parametrize("visible", [65, 90, 98, 100, 101, 130])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_word_that_is_one_unknown_token_stays_so_where_a_look_ends_within_it(
-    visible: int, side: TruncationSide
-) -> None:
-    """A word of more than 100 characters is unknown to WordPiece, its first 98 are not."""
-    tokenizer, raw = of_kind("WordPiece")
-    words = ["ab", " " * (HEAD - 2 - visible), "a" * 400, " b c" * 100]
-    text = "".join(words if side == "right" else words[::-1])
-    body = raw.encode(text).ids[1:-1]
-    kept = body[: LIMIT - 2] if side == "right" else body[-(LIMIT - 2) :]
-    assert UNKNOWN in kept
-    assert ids_of(tokenizer, text, truncation=Truncation(side=side)) == [[CLS, *kept, SEP]]
-
-
-def test_a_text_without_a_single_token_in_its_first_100000_characters_is_still_read() -> None:
-    tokenizer, _ = of_kind("WordPiece")
-    assert ids_of(tokenizer, " " * 10**5 + "a b") == [[CLS, 4, 5, SEP]]
-
-
-def test_no_look_goes_on_for_ever_and_what_it_did_not_see_counts_as_cut() -> None:
-    tokenizer, _ = of_kind("WordPiece")
-    endless = "a" + " " * MIN_CAP_CHARS + "b"
-
-    (row,) = encode(tokenizer, endless, truncation=RIGHT)
-
-    assert (list(row.row.ids), row.truncated) == ([CLS, 4, SEP], True)
-    with pytest.raises(InputTooLong, match="has more than"):
-        encode(tokenizer, endless, truncation=Truncation(side="right", refuse=True))
+    assert files.tokenizer.encode("b").tokens[1].startswith("\u0120") == prefixed
