@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from benchmarks.models import Model, export_onnx
 from benchmarks.plan import (
-    ENGINES,
-    FRESH,
+    EXACT,
     HTTP_CLIENTS,
     HTTP_PRECISION,
     IN_PROCESS,
-    REFERENCE,
+    ONNX_RUNTIME,
     Engine,
     Plan,
+    Scope,
+    defaults_of,
 )
 from benchmarks.processes import HOST, Server, Worker
 from benchmarks.samples import Samples
@@ -36,8 +37,6 @@ KEPT = (*TIMED, "queries")
 HTTP_ONLY = ("crowd", "longest")
 SETTLE_S = 0.1
 """Between two measurements, for threads that spin a while after their work."""
-
-MACHINE = "machine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +64,12 @@ class Bench:
 
     def engine(self, engine: Engine, model: Model) -> Worker:
         """Start an engine with a model."""
-        last = engine.precision
-        if engine.module == "with_onnx_runtime":
-            last = str(export_onnx(model, self.cache))
-        return self.worker(f"engines.{engine.module}", str(model.folder), last)
+        how = [engine.precision]
+        if engine.module == ONNX_RUNTIME:
+            how = [str(export_onnx(model, self.cache))]
+        elif engine == defaults_of(model.name):
+            how.append("defaults")
+        return self.worker(f"engines.{engine.module}", str(model.folder), *how)
 
     def server(self, model: Model) -> Server:
         """Start `fledge serve`."""
@@ -76,29 +77,59 @@ class Bench:
         return Server(model.folder, HTTP_PRECISION, log=log, environment=self.environment)
 
 
+@dataclass(frozen=True, slots=True)
+class Http:
+    """A server, and what loads it."""
+
+    server: Server
+    load: Worker
+
+
 def measure_model(bench: Bench, model: Model, workloads: Mapping[str, Workload]) -> None:
     """All rounds of one model."""
+    scope, rounds = bench.plan.scopes[model.name], bench.plan.rounds
     with ExitStack() as stack:
         limits = [stack.enter_context(bench.worker("gemm", name)) for name in ("torch", "openvino")]
-        workers = {e.id: stack.enter_context(bench.engine(e, model)) for e in ENGINES}
-        server = stack.enter_context(bench.server(model))
-        load = stack.enter_context(bench.worker("load"))
-        _hand_out(workers, server, load, workloads)
-        bench.facts[model.name] = {
-            "computes_in": {name: one.ready["computes_in"] for name, one in workers.items()},
-            "least_cosine": _agreement(workers, server, workloads["passages"]),
+        workers = {
+            one.id: stack.enter_context(bench.engine(one, model)) for one in scope.own_engines()
         }
-        for number in range(1, bench.plan.rounds + 1):
-            with _told(f"{model.name}, round {number} of {bench.plan.rounds}"):
-                _measure_limits(bench, limits)
+        http = _start_http(bench, model, stack) if scope.has_http else None
+        _hand_out(workers, workloads)
+        if http:
+            _hand_out_http(http, workloads)
+        bench.facts[model.name] = _facts(workers, http, workloads["passages"])
+        for number in range(1, rounds + 1):
+            with _told(f"{model.name}, round {number} of {rounds}"):
+                _measure_limits(bench, model, limits)
                 _measure_engines(bench, model, workers, workloads)
-                _measure_http(bench, model, load, workloads)
-                _measure_longest(bench, model, workers[IN_PROCESS])
-        used = memory(server.process.pid)
-        bench.facts[model.name]["server_memory"] = used
-    for number in range(1, bench.plan.rounds + 1):
-        with _told(f"{model.name}, fresh processes, round {number} of {bench.plan.rounds}"):
-            _measure_fresh(bench, model, workloads["passages"])
+                if http:
+                    _measure_beside_http(bench, model, workers[IN_PROCESS], workloads)
+                    _measure_http(bench, model, http.load, workloads)
+        if http:
+            used = memory(http.server.process.pid)
+            bench.facts[model.name]["server_memory"] = used
+    for number in range(1, rounds + 1):
+        with _told(f"{model.name}, fresh processes, round {number} of {rounds}"):
+            _measure_fresh(bench, model, scope, workloads["passages"])
+
+
+def _start_http(bench: Bench, model: Model, stack: ExitStack) -> Http:
+    server = stack.enter_context(bench.server(model))
+    return Http(server, stack.enter_context(bench.worker("load")))
+
+
+def _facts(
+    workers: Mapping[str, Worker], http: Http | None, passages: Workload
+) -> dict[str, Mapping[str, Any]]:
+    """What does not change from round to round. Says so where engines have unequal threads."""
+    threads = {name: worker.ready["threads"] for name, worker in workers.items()}
+    if len({count for count in threads.values() if count is not None}) > 1:
+        print(f"the engines do not compute with equally many threads: {threads}")
+    return {
+        "computes_in": {name: worker.ready["computes_in"] for name, worker in workers.items()},
+        "threads": threads,
+        "least_cosine": _agreement(workers, http, passages),
+    }
 
 
 @contextmanager
@@ -109,16 +140,21 @@ def _told(what: str) -> Iterator[None]:
     print(f" {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def _hand_out(
-    workers: Mapping[str, Worker], server: Server, load: Worker, workloads: Mapping[str, Workload]
-) -> None:
-    """Give the texts to everybody, and warm everybody up on all of them."""
+def _hand_out(workers: Mapping[str, Worker], workloads: Mapping[str, Workload]) -> None:
+    """Give the texts to all engines, and warm them up on all of them."""
     for name, worker in workers.items():
         for workload in (*KEPT, *(HTTP_ONLY if name == IN_PROCESS else ())):
+            if workload not in workloads:
+                continue
             worker.ask("texts", name=workload, texts=workloads[workload].texts)
             if workload != "queries":
                 worker.ask("vectors", name=workload)
         worker.ask("latency", name="queries", seconds=0.5)
+
+
+def _hand_out_http(http: Http, workloads: Mapping[str, Workload]) -> None:
+    """Build the requests, and warm the server up."""
+    server, load = http.server, http.load
     load.ask("connect", host=HOST, port=server.port, model=server.model)
     for workload in ("crowd", "queries"):
         load.ask("texts", name=workload, texts=workloads[workload].texts)
@@ -127,7 +163,7 @@ def _hand_out(
     load.ask("throughput", name="crowd", clients=max(HTTP_CLIENTS), seconds=1.0)
 
 
-def _measure_limits(bench: Bench, limits: list[Worker]) -> None:
+def _measure_limits(bench: Bench, model: Model, limits: list[Worker]) -> None:
     """The machine's own limit, the better of the libraries."""
     best: dict[str, float] = {}
     for worker in limits:
@@ -135,21 +171,19 @@ def _measure_limits(bench: Bench, limits: list[Worker]) -> None:
         for precision, rate in worker.ask("rates").items():
             best[precision] = max(rate, best.get(precision, 0.0))
     for precision, rate in best.items():
-        bench.samples.add((MACHINE, "gemm", precision, "gop_per_s"), rate)
+        bench.samples.add((model.name, "gemm", precision, "gop_per_s"), rate)
 
 
 def _measure_engines(
     bench: Bench, model: Model, workers: Mapping[str, Worker], workloads: Mapping[str, Workload]
 ) -> None:
-    for name in TIMED:
+    for name in (one for one in TIMED if one in workloads):
         for engine, worker in workers.items():
             _add_pass(bench, (model.name, engine, name), worker, workloads[name])
     for engine, worker in workers.items():
         time.sleep(SETTLE_S)
         times = worker.ask("latency", name="queries", seconds=bench.plan.latency_seconds)
         bench.samples.add_latencies(model.name, engine, "query", times)
-    key = (model.name, IN_PROCESS, "crowd")
-    _add_pass(bench, key, workers[IN_PROCESS], workloads["crowd"])
 
 
 def _add_pass(bench: Bench, key: tuple[str, str, str], worker: Worker, workload: Workload) -> None:
@@ -184,16 +218,22 @@ def _measure_http(
     time.sleep(1.0)  # the bulk request that was left is taken out of the queue meanwhile
 
 
-def _measure_longest(bench: Bench, model: Model, worker: Worker) -> None:
-    """The longest passage alone: a batch cannot be shorter than what is in it."""
+def _measure_beside_http(
+    bench: Bench, model: Model, worker: Worker, workloads: Mapping[str, Workload]
+) -> None:
+    """In process, what the server is held against: the crowd's texts, and the longest passage.
+
+    A batch cannot be shorter than the longest text in it.
+    """
+    _add_pass(bench, (model.name, IN_PROCESS, "crowd"), worker, workloads["crowd"])
     times = worker.ask("latency", name="longest", seconds=0, least=3)
     bench.samples.add((model.name, IN_PROCESS, "longest", "p50_ms"), float(np.median(times)))
 
 
-def _measure_fresh(bench: Bench, model: Model, passages: Workload) -> None:
+def _measure_fresh(bench: Bench, model: Model, scope: Scope, passages: Workload) -> None:
     """A new process of each engine: from its start to its first vector, then its memory."""
-    for engine in ENGINES:
-        if engine.id not in FRESH[model.name]:
+    for engine in scope.own_engines():
+        if engine.id not in scope.fresh:
             continue
         with bench.engine(engine, model) as worker:
             key = (model.name, engine.id, "fresh")
@@ -202,21 +242,22 @@ def _measure_fresh(bench: Bench, model: Model, passages: Workload) -> None:
             worker.ask("vectors", name="passages")
             for name, size in worker.ask("memory").items():
                 bench.samples.add((*key, f"{name}_bytes"), size)
-    with bench.server(model) as server:
-        bench.samples.add((model.name, "http-1", "fresh", "first_vector_s"), server.start_s)
+    if scope.has_http:
+        with bench.server(model) as server:
+            bench.samples.add((model.name, "http-1", "fresh", "first_vector_s"), server.start_s)
 
 
 def _agreement(
-    workers: Mapping[str, Worker], server: Server, passages: Workload
+    workers: Mapping[str, Worker], http: Http | None, passages: Workload
 ) -> dict[str, float]:
-    """Each engine's least cosine to the reference, to show that all compute the same."""
+    """Each engine's least cosine to the exact one, to show that all compute the same."""
     found: dict[str, NDArray[np.float32]] = {}
     for name, worker in workers.items():
         raw = base64.b64decode(worker.ask("vectors", name="passages"))
         vectors = np.frombuffer(raw, np.float32)
         found[name] = vectors.reshape(-1, worker.ready["dimension"])
-    few = passages.texts[:8]
-    found["http"] = np.array(server.embed(few), np.float32)
-    reference = found[REFERENCE.id]
-    cosines = {name: (one * reference[: len(one)]).sum(axis=1) for name, one in found.items()}
+    if http:
+        found["http"] = np.array(http.server.embed(passages.texts[:8]), np.float32)
+    exact = found[EXACT]
+    cosines = {name: (one * exact[: len(one)]).sum(axis=1) for name, one in found.items()}
     return {name: float(one.min()) for name, one in cosines.items()}

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -73,15 +73,24 @@ class Process:
 class Worker(Process):
     """A module of this package that answers lines of JSON. See `benchmarks.worker`.
 
+    Args:
+        on_start: called with the process's id before anything is waited for.
+
     Attributes:
         ready: what it said once it was ready.
         start_s: seconds from its start until then.
     """
 
     def __init__(
-        self, module: str, *arguments: str, log: Path, environment: Mapping[str, str]
+        self,
+        module: str,
+        *arguments: str,
+        log: Path,
+        environment: Mapping[str, str],
+        on_start: Callable[[int], object] = lambda _: None,
     ) -> None:
         super().__init__(["-m", module, *arguments], log, environment)
+        on_start(self.process.pid)
         self.name = " ".join([module.rpartition(".")[2], *arguments])
         self.ready = self._answer()
         self.start_s = time.perf_counter() - self.started

@@ -1,13 +1,20 @@
 """The run as Markdown: every number of it comes from the samples."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.models import TITLES
-from benchmarks.plan import ENGINES, HTTP_CLIENTS, IN_PROCESS, REFERENCE, Plan
-from benchmarks.samples import Samples
+from benchmarks.plan import (
+    HTTP_CLIENTS,
+    IN_PROCESS,
+    SCOPES,
+    Engine,
+    defaults_of,
+    title_of,
+)
+from benchmarks.results import Results
 from benchmarks.targets import BATCH_TARGET_MS, Target, batch_time_ms, share_of_limit, targets
+from benchmarks.workloads import BULK_TEXTS
 
 Row = Sequence[str]
 
@@ -24,8 +31,12 @@ METHOD = """\
 ## How it was measured
 
 - Every engine runs in a process of its own, all stay loaded, and only one computes at a time. They
-  take turns: a round measures each of them once, and a number is the median of {rounds} rounds.
-  Ratios are taken within each round first.
+  take turns: a round measures each of them once, and a number is the median of the rounds. Ratios
+  are taken within each round first. All use as many threads as they choose by themselves; the
+  tables say how many (ONNX Runtime does not tell).
+- sentence-transformers' defaults: nothing asked for. It then computes in the type that the
+  checkpoint is stored in, which is bf16 for Qwen3-Embedding, and fp32 for the others. In another
+  precision: its one argument for that.
 - The same texts for all, from {origin}: questions, paragraphs, and both shuffled. Each engine may
   order a list as it likes and batches by its own defaults (ONNX Runtime: 32, sorted by length).
   A subset has the lengths of the whole. Tokens are counted by the model's own tokenizer after
@@ -48,75 +59,61 @@ METHOD = """\
 REPRODUCE = """\
 ## To reproduce
 
-`make bench` (about half an hour on two cores; keep the machine quiet), or a part of it:
+`make bench` (about 40 minutes on two cores; keep the machine quiet), or a part of it:
 
 ```
 python -m benchmarks.run --quick
 python -m benchmarks.run --models minilm,base --rounds 7
+python -m benchmarks.run --models qwen3 --keep
 ```
 
+The last one keeps what the page has of other models, as long as machine, packages and texts are the
+same; each model says when it was measured.
+
 The models but MiniLM have random weights, which changes no speed; they are made once in the cache
-folder (`--cache`).
+folder (`--cache`). A model of 8 billion parameters is tried apart from them, for its memory:
+`python -m benchmarks.big_model`.
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A finished run."""
-
-    plan: Plan
-    samples: Samples
-    facts: Mapping[str, Any]
-    machine: Mapping[str, str]
-    versions: Mapping[str, str]
-    corpus: str
-    bulk_texts: int
-    workloads: Mapping[str, Mapping[str, tuple[int, int]]]
-
-
-def markdown(run: Run, chart: str) -> str:
+def markdown(results: Results, chart: str) -> str:
     """The whole page."""
-    method = METHOD.format(
-        rounds=run.plan.rounds, origin=run.corpus, bulk=run.bulk_texts, batch=BATCH_TARGET_MS
-    )
+    method = METHOD.format(origin=results.texts, bulk=BULK_TEXTS, batch=BATCH_TARGET_MS)
+    aims = map(_target_row, targets(results.samples))
     sections = [
         INTRODUCTION.format(chart=chart),
         "## Targets\n",
-        _table(("what", "model", "asked", "reached", ""), map(_target_row, targets(run.samples))),
-        *(section for model in run.workloads for section in _model(run, model)),
+        table(("what", "model", "asked", "reached", ""), aims),
+        *(section for model in results.names() for section in _model(results, model)),
         "## The machine\n",
-        _table(("", ""), [*run.machine.items(), *_limits(run.samples)]),
-        _table(("package", "version"), run.versions.items()),
+        table(("", ""), results.machine.items()),
+        table(("package", "version"), results.versions.items()),
         method,
         REPRODUCE,
     ]
     return "\n".join(sections)
 
 
-def _model(run: Run, model: str) -> Iterator[str]:
-    sizes = run.workloads[model]
-    described = "; ".join(
-        f"{name}: {sizes[name][0]} texts, {sizes[name][1] / sizes[name][0]:.0f} tokens on average"
-        for name in ("short", "passages", "mixed", "crowd")
-    )
+def _model(results: Results, model: str) -> Iterator[str]:
+    engines = SCOPES[model].own_engines()
     yield f"## {TITLES[model]}\n"
-    yield f"Texts of a measurement: {described} (crowd: the mixed requests over HTTP).\n"
+    yield _circumstances(results, model)
     yield "Tokens a second, and of one query alone the time:\n"
-    yield _table(
+    yield table(
         (
             "engine",
             "short",
             "passages",
             "mixed",
-            "passages / first row",
+            "passages / defaults",
             "share of GEMM limit",
             "one query p50",
             "p99",
         ),
-        (_speed_row(run, model, engine.id) for engine in ENGINES),
+        (_speed_row(results, model, engine) for engine in engines),
     )
     yield "Texts a second, a new process, and agreement:\n"
-    yield _table(
+    yield table(
         (
             "engine",
             "short texts/s",
@@ -126,52 +123,78 @@ def _model(run: Run, model: str) -> Iterator[str]:
             "own",
             "least cosine",
             "computed in",
+            "threads",
         ),
-        (_process_row(run, model, engine.id) for engine in ENGINES),
+        (_process_row(results, model, engine) for engine in engines),
     )
+    if "crowd" not in results.models[model].workloads:
+        return
     yield "Fledge over HTTP, mixed requests:\n"
-    yield _table(
-        ("", "tokens/s", "texts/s", "p50", "p99", "generator's own CPU"), _http_rows(run, model)
+    yield table(
+        ("", "tokens/s", "texts/s", "p50", "p99", "generator's own CPU"),
+        _http_rows(results, model),
     )
     yield "Fledge over HTTP, one query:\n"
-    yield _table(("", "p50", "p99", "queries a round"), _query_rows(run, model))
+    yield table(("", "p50", "p99", "queries a round"), _query_rows(results, model))
 
 
-def _speed_row(run: Run, model: str, engine: str) -> Row:
-    samples = run.samples
-    precision = next(one.computes_in for one in ENGINES if one.id == engine)
-    rate = (model, engine, "passages", "tokens_per_s")
-    ratio = samples.ratio(rate, (model, REFERENCE.id, "passages", "tokens_per_s"))
-    share = share_of_limit(samples, model, engine, precision)
+def _circumstances(results: Results, model: str) -> str:
+    """When a model was measured, with which texts, and the machine's limit meanwhile."""
+    measured = results.models[model]
+    texts = "; ".join(
+        f"{name}: {count} texts, {tokens / count:.0f} tokens on average"
+        for name, (count, tokens) in measured.workloads.items()
+        if name in ("short", "passages", "mixed", "crowd")
+    )
+    if "crowd" in measured.workloads:
+        texts += " (crowd: the mixed requests over HTTP)"
+    limits = ", ".join(
+        f"{precision} {_number(results.samples.median(model, 'gemm', precision, 'gop_per_s'))}"
+        for precision in ("fp32", "bf16", "int8")
+    )
     return (
-        _title(engine),
+        f"Measured {measured.began} UTC, rounds: {measured.rounds}, "
+        f"{measured.seconds / 60:.0f} minutes; load average before: "
+        f"{measured.load_average:.2f}. GEMM limit in these rounds: {limits} GOP/s.\n\n"
+        f"Texts of a measurement: {texts}.\n"
+    )
+
+
+def _speed_row(results: Results, model: str, engine: Engine) -> Row:
+    samples = results.samples
+    rate = (model, engine.id, "passages", "tokens_per_s")
+    ratio = samples.ratio(rate, (model, defaults_of(model).id, "passages", "tokens_per_s"))
+    share = share_of_limit(samples, model, engine.id, engine.computes_in)
+    return (
+        title_of(engine, model),
         *(
-            _number(samples.median(model, engine, name, "tokens_per_s"))
+            _number(samples.median(model, engine.id, name, "tokens_per_s"))
             for name in ("short", "passages", "mixed")
         ),
         _number(ratio, "{:.2f} x"),
         _number(share, "{:.0%}"),
-        _milliseconds(samples.median(model, engine, "query", "p50_ms")),
-        _milliseconds(samples.median(model, engine, "query", "p99_ms")),
+        _milliseconds(samples.median(model, engine.id, "query", "p50_ms")),
+        _milliseconds(samples.median(model, engine.id, "query", "p99_ms")),
     )
 
 
-def _process_row(run: Run, model: str, engine: str) -> Row:
-    samples, facts = run.samples, run.facts[model]
+def _process_row(results: Results, model: str, engine: Engine) -> Row:
+    samples, facts, name = results.samples, results.models[model].facts, engine.id
     return (
-        _title(engine),
-        _number(samples.median(model, engine, "short", "texts_per_s"), "{:,.1f}"),
-        _number(samples.median(model, engine, "passages", "texts_per_s"), "{:,.1f}"),
-        _number(samples.median(model, engine, "fresh", "first_vector_s"), "{:.2f} s"),
-        _mebibytes(samples.median(model, engine, "fresh", "peak_bytes")),
-        _mebibytes(samples.median(model, engine, "fresh", "anonymous_bytes")),
-        f"{facts['least_cosine'][engine]:.6f}",
-        facts["computes_in"][engine].removeprefix("torch."),
+        title_of(engine, model),
+        _number(samples.median(model, name, "short", "texts_per_s"), "{:,.1f}"),
+        _number(samples.median(model, name, "passages", "texts_per_s"), "{:,.1f}"),
+        _number(samples.median(model, name, "fresh", "first_vector_s"), "{:.2f} s"),
+        _mebibytes(samples.median(model, name, "fresh", "peak_bytes")),
+        _mebibytes(samples.median(model, name, "fresh", "anonymous_bytes")),
+        f"{facts['least_cosine'][name]:.6f}",
+        facts["computes_in"][name],
+        _number(facts["threads"][name]),
     )
 
 
-def _http_rows(run: Run, model: str) -> Iterator[Row]:
-    samples = run.samples
+def _http_rows(results: Results, model: str) -> Iterator[Row]:
+    samples = results.samples
     yield (
         "in process, one call",
         _number(samples.median(model, IN_PROCESS, "crowd", "tokens_per_s")),
@@ -192,8 +215,8 @@ def _http_rows(run: Run, model: str) -> Iterator[Row]:
         )
 
 
-def _query_rows(run: Run, model: str) -> Iterator[Row]:
-    samples = run.samples
+def _query_rows(results: Results, model: str) -> Iterator[Row]:
+    samples = results.samples
     kinds = (
         ("in process", IN_PROCESS, "query"),
         ("over HTTP", "http-1", "query"),
@@ -208,12 +231,6 @@ def _query_rows(run: Run, model: str) -> Iterator[Row]:
     yield "server's start to first vector", _number(start, "{:.2f} s"), "", ""
 
 
-def _limits(samples: Samples) -> Iterator[Row]:
-    for precision in ("fp32", "bf16", "int8"):
-        limit = samples.median("machine", "gemm", precision, "gop_per_s")
-        yield f"GEMM limit, {precision}", _number(limit, "{:,.0f} GOP/s")
-
-
 def _target_row(target: Target) -> Row:
     sign = "<=" if target.is_ceiling else ">="
     return (
@@ -223,10 +240,6 @@ def _target_row(target: Target) -> Row:
         _number(target.reached, "{:.2f} " + target.unit).strip(),
         target.verdict,
     )
-
-
-def _title(engine: str) -> str:
-    return next(one.title for one in ENGINES if one.id == engine)
 
 
 def _number(value: float | None, form: str = "{:,.0f}") -> str:
@@ -241,6 +254,7 @@ def _mebibytes(value: float | None) -> str:
     return "-" if value is None else f"{value / 2**20:,.0f} MiB"
 
 
-def _table(head: Row, rows: Any) -> str:
+def table(head: Row, rows: Any) -> str:
+    """Markdown of cells that are texts already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"

@@ -2,7 +2,7 @@
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -40,6 +40,13 @@ class Samples:
         pairs = zip(self.values.get(one, ()), self.values.get(other, ()), strict=False)
         ratios = [combine(a, b) for a, b in pairs]
         return float(np.median(ratios)) if ratios else None
+
+    def add_records(self, records: Iterable[Mapping[str, Any]], models: Sequence[str]) -> None:
+        """Add what `as_records` gave, of these models alone."""
+        for record in records:
+            if record["model"] in models:
+                key = (record["model"], record["engine"], record["subject"], record["metric"])
+                self.values[key].extend(record["values"])
 
     def as_records(self) -> list[dict[str, Any]]:
         """Everything, for the file of raw numbers."""

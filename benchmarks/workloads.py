@@ -60,7 +60,11 @@ def read_corpus(path: Path = XQUAD) -> Corpus:
 
 
 def make_workloads(model: Model, corpus: Corpus, sizes: Mapping[str, int]) -> dict[str, Workload]:
-    """The workloads of one model by name; `sizes` are numbers of texts."""
+    """The workloads of one model by name.
+
+    Args:
+        sizes: numbers of texts; with a `crowd` there is also what a server is measured with.
+    """
     tokenizer = Tokenizer.from_file(str(model.folder / "tokenizer.json"))
     tokenizer.enable_truncation(model.max_tokens)
     tokenizer.no_padding()
@@ -74,16 +78,15 @@ def make_workloads(model: Model, corpus: Corpus, sizes: Mapping[str, int]) -> di
         for text, count in zip(questions.texts, questions.tokens, strict=True)
         if count in QUERY_TOKENS
     ]
-    longest = max(zip(passages.tokens, passages.texts, strict=True))[1]
-    chosen = {
-        "short": _spread(questions, sizes["short"]),
-        "passages": _spread(passages, sizes["passages"]),
-        "mixed": _mixed(questions, passages, sizes["mixed"]),
-        "crowd": _mixed(questions, passages, sizes["crowd"]),
-        "queries": _shuffled(queries)[:200],
-        "bulk": _spread(passages, BULK_TEXTS),
-        "longest": [longest],
+    alike = {"short": questions, "passages": passages}
+    chosen: dict[str, list[str]] = {
+        name: _spread(alike[name], count) if name in alike else _mixed(questions, passages, count)
+        for name, count in sizes.items()
     }
+    chosen["queries"] = _shuffled(queries)[:200]
+    if "crowd" in sizes:
+        chosen["bulk"] = _spread(passages, BULK_TEXTS)
+        chosen["longest"] = [max(zip(passages.tokens, passages.texts, strict=True))[1]]
     return {name: counted(texts) for name, texts in chosen.items()}
 
 

@@ -5,11 +5,15 @@ from typing import Any
 
 import fledge
 from benchmarks.worker import serve_engine
+from fledge.engine import cpu
+from fledge.settings import load_settings
 
 
 def main(folder: str, precision: Any) -> None:
     model = fledge.load(folder, precision=precision)
-    serve_engine(lambda texts: model.embed(texts), {"computes_in": model.card.precision})
+    threads = load_settings().threads or cpu.detect().usable_cores
+    info = {"computes_in": model.card.precision, "threads": threads}
+    serve_engine(lambda texts: model.embed(texts), info)
 
 
 if __name__ == "__main__":

@@ -49,4 +49,6 @@ class OnnxEmbedder:
 
 
 if __name__ == "__main__":
-    serve_engine(OnnxEmbedder(Path(sys.argv[1]), Path(sys.argv[2])).embed, {"computes_in": "fp32"})
+    # by default one for each physical core; the session does not tell
+    info = {"computes_in": "fp32", "threads": None}
+    serve_engine(OnnxEmbedder(Path(sys.argv[1]), Path(sys.argv[2])).embed, info)

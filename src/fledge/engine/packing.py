@@ -101,7 +101,7 @@ def pack(rows: Sequence[Row], rules: PackingRules) -> Arrays:
         where there is a token; `first`, `last` `[B]` int32, the first and last token that pooling
         sees; `pool_mask` and the pooling weights `[B, L]` float32;
         `buckets` `[L, L]` int32 where the model has relative positions;
-        `cos`, `sin` `[T, d]` float32 where it has rotary ones, `sin` negative in the first half;
+        `cos`, `sin` `[T, d]` float32 where it has rotary ones;
         where it is causal, with L = N * C in N blocks: `query_pad` `[N, B, C]` and `places`
         `[N, C]` int32, and `unpad` is a slot in `[N * B * C]`.
     """
@@ -164,7 +164,7 @@ def _rotations(positions: NDArray[np.int32], rules: PackingRules) -> Arrays:
     angles = positions[:, None].astype(np.float32) * np.asarray(rules.frequencies, np.float32)
     scale = np.float32(rules.rotation_scale)
     cos, sin = np.cos(angles) * scale, np.sin(angles) * scale
-    return {"cos": np.hstack([cos, cos]), "sin": np.hstack([-sin, sin])}
+    return {"cos": np.hstack([cos, cos]), "sin": np.hstack([sin, sin])}
 
 
 def _positions(

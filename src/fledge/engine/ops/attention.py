@@ -46,6 +46,7 @@ def attend_to_past(q: Node, k: Node, v: Node, rule: Attention, inputs: Input) ->
 
     Heads that share keys are laid one behind the other, as if they were more queries.
     """
+    q, k = opset.convert_like(q, v), opset.convert_like(k, v)  # rotated in float32
     heads = rule.num_kv_heads or rule.num_heads
     group, size = rule.num_heads // heads, width(q) // rule.num_heads
     queries = reshape(gather(q, inputs("query_pad")), [0, 0, 0, heads, group, size])
