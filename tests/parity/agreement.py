@@ -12,7 +12,7 @@ from tests.parity.reference import Reference, relative_errors
 from tests.parity.texts import TEXTS
 
 FP32_TOLERANCE = 1e-5
-"""Largest relative L2 error of one vector. Torch itself is within 1e-6 of float64 on these."""
+"""Largest relative L2 error of one vector. Torch itself is within 2e-6 of float64 on these."""
 
 BF16_ALLOWANCE = 1.5
 """How much further from fp32 than torch's own bf16 the engine's may be."""

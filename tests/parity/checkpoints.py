@@ -23,17 +23,27 @@ safetensors = require("safetensors.torch", "the reference needs safetensors")
 
 from tests.parity.vocabularies import save_tokenizer  # noqa: E402 - after the skips above
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra")
+DECODERS = ("qwen2", "qwen3", "mistral", "llama", "gemma2")
+FAMILIES = (*ENCODERS, *DECODERS)
 """`model_type` of every family, as `config.json` spells it."""
 
 DEVIATION = 0.2
-MAX_TOKENS: Mapping[str, int] = {"mpnet": 160}
+WINDOW = 24
+"""Tokens that a token of a decoder with sliding windows sees, itself included."""
+
+MAX_TOKENS: Mapping[str, int] = {"mpnet": 160, **dict.fromkeys(DECODERS, 4 * WINDOW)}
 """Most tokens of one text, special tokens included, where it is not 64.
 
-MPNet's buckets of relative distance end at 128: only a longer text reaches the last one.
+MPNet's buckets of relative distance end at 128: only a longer text reaches the last one. Decoders
+cross their windows several times.
 """
 
-_PREFIX = {"xlm-roberta": "roberta", "camembert": "roberta"}
+_PREFIX = {
+    "xlm-roberta": "roberta",
+    "camembert": "roberta",
+    **dict.fromkeys(DECODERS, "model"),
+}
 _NAME = {
     "bert": "Bert",
     "roberta": "Roberta",
@@ -42,12 +52,30 @@ _NAME = {
     "distilbert": "DistilBert",
     "mpnet": "MPNet",
     "electra": "Electra",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "mistral": "Mistral",
+    "llama": "Llama",
+    "gemma2": "Gemma2",
 }
 _SHAPE = {
     *("model_type", "vocab_size", "max_position_embeddings"),
     *("hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size"),
     *("dim", "n_heads", "n_layers", "hidden_dim"),
+    *("num_key_value_heads", "head_dim"),
 }
+_DECODER_SHAPE: Mapping[str, Mapping[str, Any]] = {
+    "qwen3": {"head_dim": 24, "rope_theta": 1e6},
+    "mistral": {"sliding_window": WINDOW, "head_dim": 12},
+    "llama": {"rope_theta": 500.0},
+    "gemma2": {
+        "sliding_window": WINDOW,
+        "head_dim": 24,
+        "query_pre_attn_scalar": 20,
+        "attn_logit_softcapping": 2.0,  # of the size of the scores, so that leaving it out shows
+    },
+}
+"""What makes each decoder more than a Llama, made to matter in a small one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +93,8 @@ class Recipe:
         dtype: of the floating-point tensors.
         spelling: of `config.json`. `new` as transformers 5 writes it; `old` as transformers 4 did;
             `minimal` leaves out whatever has its default, except the sizes.
+        architecture: the class in `config.json`, where it is not the usual one. For a decoder it
+            says how a folder without modules is pooled.
         shards: number of weight files; above 1 there is an index.
         tokenizer: arguments of `save_tokenizer`.
     """
@@ -76,6 +106,7 @@ class Recipe:
     position_ids: bool = False
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     spelling: Literal["new", "old", "minimal"] = "new"
+    architecture: str | None = None
     shards: int = 1
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
 
@@ -118,6 +149,8 @@ def copy_checkpoint(source: Path, target: Path) -> Path:
 
 def small_config(recipe: Recipe, vocab_size: int) -> Any:
     """Transformers' own configuration object: 3 layers of 4 heads, 64 wide."""
+    if recipe.family in DECODERS:
+        return _decoder_config(recipe, vocab_size)
     pad = int(recipe.config.get("pad_token_id", 1))
     # Families that number positions from pad + 1 need as many rows more in the table. The table has
     # more rows than the longest text needs, so a row too far is a wrong number, not a crash.
@@ -138,18 +171,37 @@ def small_config(recipe: Recipe, vocab_size: int) -> Any:
     return kind(**{**shape, **recipe.config})
 
 
+def _decoder_config(recipe: Recipe, vocab_size: int) -> Any:
+    shape: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "max_position_embeddings": recipe.max_tokens + 8,
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "intermediate_size": 112,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        **_DECODER_SHAPE.get(recipe.family, {}),
+    }
+    kind = getattr(transformers, f"{_NAME[recipe.family]}Config")
+    return kind(**{**shape, **recipe.config})
+
+
 def random_weights(config: Any, seed: int) -> dict[str, Any]:
-    """Every tensor of the base model under its own name, LayerNorm weights around 1."""
+    """Every tensor of the base model under its own name, norms' weights around what changes least.
+
+    That is 1, and 0 for Gemma, which adds 1 itself.
+    """
     # A table of no rows cannot be drawn; the model is made with one and the row left out.
     typeless = getattr(config, "type_vocab_size", None) == 0
     if typeless:
         config = type(config).from_dict({**config.to_dict(), "type_vocab_size": 1})
-    model = transformers.AutoModel.from_config(config)
+    with torch.device("meta"):  # names and shapes alone
+        model = transformers.AutoModel.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, parameter in model.named_parameters():
         value = torch.randn(parameter.shape, generator=generator) * DEVIATION
-        if "layernorm" in name.lower().replace("_", "") and name.endswith("weight"):
+        if "norm" in name.lower() and name.endswith("weight") and config.model_type != "gemma2":
             value += 1
         weights[name] = value
     if typeless:
@@ -162,6 +214,9 @@ def _write_config(recipe: Recipe, config: Any, folder: Path) -> None:
     for key in ("dtype", "torch_dtype", "transformers_version"):
         written.pop(key, None)
     name = _NAME[recipe.family]
+    old_head = "Model" if recipe.family in DECODERS else "ForMaskedLM"
+    if recipe.family in DECODERS:
+        _respell_decoder(recipe, config, written)
     if recipe.spelling == "minimal":
         defaults = type(config)().to_dict()
         written = {
@@ -172,27 +227,41 @@ def _write_config(recipe: Recipe, config: Any, folder: Path) -> None:
     elif recipe.spelling == "old":
         written |= {
             "_name_or_path": "an/older-model",
-            "architectures": [f"{name}ForMaskedLM"],
+            "architectures": [recipe.architecture or f"{name}{old_head}"],
             "torch_dtype": recipe.dtype,
             "transformers_version": "4.8.2",
             "gradient_checkpointing": False,
-            "position_embedding_type": "absolute",
             "use_cache": True,
         }
+        if recipe.family not in DECODERS:
+            written["position_embedding_type"] = "absolute"
     else:
         written |= {
-            "architectures": [f"{name}Model"],
+            "architectures": [recipe.architecture or f"{name}Model"],
             "dtype": recipe.dtype,
             "transformers_version": transformers.__version__,
         }
     (folder / "config.json").write_text(json.dumps(written, indent=2))
 
 
+def _respell_decoder(recipe: Recipe, config: Any, written: dict[str, Any]) -> None:
+    """What only transformers 5 writes, as older releases did or left to the reader."""
+    if recipe.spelling == "new":
+        return
+    if "layer_types" not in recipe.config:
+        written.pop("layer_types", None)
+    if recipe.spelling == "old":
+        written.pop("rope_parameters", None)
+        rope = dict(config.rope_parameters)
+        written["rope_theta"] = rope.pop("rope_theta")
+        kind = rope.pop("rope_type")
+        written["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+
+
 def _write_weights(recipe: Recipe, config: Any, folder: Path) -> None:
     weights = random_weights(config, recipe.seed)
     if recipe.position_ids:
-        count = config.max_position_embeddings
-        weights["embeddings.position_ids"] = torch.arange(count).unsqueeze(0)
+        weights |= _old_buffers(recipe, config)
     if recipe.layout in ("prefixed", "ancient"):
         prefix = _PREFIX.get(recipe.family, recipe.family)
         weights = {f"{prefix}.{name}": value for name, value in weights.items()}
@@ -205,6 +274,12 @@ def _write_weights(recipe: Recipe, config: Any, folder: Path) -> None:
         for name, value in weights.items()
     }
     save_weights(weights, folder, shards=recipe.shards)
+
+
+def _old_buffers(recipe: Recipe, config: Any) -> dict[str, Any]:
+    if recipe.family in DECODERS:  # wrong on purpose: nobody may read it
+        return {f"layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(8) for n in range(3)}
+    return {"embeddings.position_ids": torch.arange(config.max_position_embeddings).unsqueeze(0)}
 
 
 def save_weights(weights: Mapping[str, Any], folder: Path, *, shards: int = 1) -> None:
@@ -232,8 +307,11 @@ def load_weights(folder: Path) -> dict[str, Any]:
 
 
 def _head(config: Any, prefix: str, seed: int) -> dict[str, Any]:
-    """What a model for masked words keeps beside its encoder."""
-    model = transformers.AutoModelForMaskedLM.from_config(config)
+    """What a model for masked or for next words keeps beside its base model."""
+    decodes = config.model_type in DECODERS
+    kind = transformers.AutoModelForCausalLM if decodes else transformers.AutoModelForMaskedLM
+    with torch.device("meta"):
+        model = kind.from_config(config)
     generator = torch.Generator().manual_seed(seed + 1000)
     return {
         name: torch.randn(value.shape, generator=generator)

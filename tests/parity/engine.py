@@ -21,8 +21,13 @@ def _cpu_flags() -> set[str]:
         return set()
 
 
+def has_bf16() -> bool:
+    """Whether this CPU computes bf16 natively."""
+    return "avx512_bf16" in _cpu_flags()
+
+
 needs_bf16 = pytest.mark.skipif(
-    "avx512_bf16" not in _cpu_flags(),
+    not has_bf16(),
     reason="this CPU does not compute bf16 natively (no avx512_bf16 in /proc/cpuinfo)",
 )
 PRECISIONS = (

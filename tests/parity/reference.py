@@ -1,6 +1,6 @@
 """The vectors to agree with: sentence-transformers in fp32; torch's own bf16 as a yardstick."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ class Reference:
         # Transformers 5 computes in the dtype of the file unless told otherwise.
         self.model = sentence_transformers.SentenceTransformer(
             str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"}
-        ).to(getattr(torch, dtype))
+        )
+        frequencies = list(_rotary_frequencies(self.model))
+        self.model.to(getattr(torch, dtype))
+        for module, name, value in frequencies:
+            setattr(module, name, value)
 
     def embed(self, texts: Sequence[str], **options: Any) -> Vectors:
         """`encode`, in one padded batch per 32 texts, as float32."""
@@ -33,6 +37,27 @@ class Reference:
         )
         result: Vectors = vectors.float().numpy()
         return result
+
+    def embed_ids(self, rows: Sequence[Sequence[int]]) -> Vectors:
+        """Rows of token ids, each in a batch of its own."""
+        vectors = []
+        for row in rows:
+            ids = torch.tensor([list(row)])
+            features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            with torch.inference_mode():
+                vectors.append(self.model(features)["sentence_embedding"].float().numpy())
+        return np.concatenate(vectors)
+
+
+def _rotary_frequencies(model: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Module, name and value of each buffer that stays float32 when torch loads a model in bf16.
+
+    `to` would round them too, and make torch worse than it is.
+    """
+    for module in model.modules():
+        for name, value in module.named_buffers(recurse=False):
+            if name.endswith("inv_freq"):
+                yield module, name, value.clone()
 
 
 def relative_errors(got: Vectors, wanted: Vectors) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.parity.agreement import FP32_TOLERANCE, assert_vectors_agree
 from tests.parity.checkpoints import (
-    FAMILIES,
+    ENCODERS,
     Recipe,
     copy_checkpoint,
     load_weights,
@@ -42,7 +42,7 @@ class Mistake:
     """
 
     mutate: Mutation
-    families: tuple[str, ...] = FAMILIES
+    families: tuple[str, ...] = ENCODERS
     config: Mapping[str, Any] = field(default_factory=dict)
     factor: float = 10
 

@@ -31,5 +31,6 @@ SPECIAL_TOKENS_IN_TEXT = (
     "a <pad> b </s> c <mask> d <s> e",
     "<pad>",
     "[PAD] [PAD] tail",
+    "a <eos> b <bos> c <unk> d <|endoftext|> e",
 )
 """Texts that spell special tokens: tokenizers take them for the tokens themselves."""

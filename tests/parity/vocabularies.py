@@ -1,4 +1,4 @@
-"""Small tokenizers of the kinds that the BERT family uses: WordPiece, byte-level BPE, Unigram.
+"""Small tokenizers: WordPiece, byte-level BPE and Unigram here, decoders' in a file of their own.
 
 300 to 400 pieces each, the same in every run, and saved by transformers' own tokenizer classes, so
 `tokenizer.json` and `tokenizer_config.json` look as they do in a model's folder.
@@ -19,6 +19,8 @@ from transformers import (
     RobertaTokenizer,
     XLMRobertaTokenizer,
 )
+
+from tests.parity.decoder_vocabularies import decoder_tokenizer, is_decoder_family
 
 CORPUS = (
     "The weather is lovely today. It's so sunny outside! He drove to the stadium.",
@@ -78,6 +80,8 @@ def save_tokenizer(
         tokenizer = XLMRobertaTokenizer(vocab=[*pieces, *_unigrams(), ("<mask>", 0.0)], **config)
     elif family == "camembert":
         tokenizer = CamembertTokenizer(vocab=_camembert_pieces(), **config)
+    elif is_decoder_family(family):
+        tokenizer = decoder_tokenizer(family, CORPUS, **config)
     else:
         raise ValueError(f"no tokenizer for the family {family!r}")
     tokenizer.save_pretrained(folder)

@@ -133,8 +133,15 @@ def _quantization_group(weights: Mapping[str, Array], compilation: Compilation) 
     return WHOLE_ROW if compilation.whole_row_groups else quantization_group(weights)
 
 
-def _check_tables(recipe: Recipe, weights: Mapping[str, Array]) -> None:
-    """The runtime looks up whatever it is asked for, also beyond the end of a table."""
+def _check_sizes(recipe: Recipe, weights: Mapping[str, Array]) -> None:
+    """The config and the checkpoint must speak of one network.
+
+    The runtime takes the sizes of matrices from the weights, where the arithmetic takes them from
+    the config, and it looks up whatever it is asked for, also beyond the end of a table.
+    """
+    for weight in recipe.family.weights(recipe.shape):
+        if weight.rows is not None and len(weights[weight.name]) != weight.rows:
+            raise _misfit(recipe, weight.name, weight.rows, weights)
     shape = recipe.shape
     rows = {
         "word.weight": shape.vocab_size,
@@ -143,10 +150,14 @@ def _check_tables(recipe: Recipe, weights: Mapping[str, Array]) -> None:
     }
     for name, promised in rows.items():
         if name in weights and len(weights[name]) < promised:
-            raise CorruptModel(
-                f"{recipe.folder}: the config speaks of {promised} rows of {name}, "
-                f"but the checkpoint has {len(weights[name])}"
-            )
+            raise _misfit(recipe, name, promised, weights)
+
+
+def _misfit(recipe: Recipe, name: str, rows: int, weights: Mapping[str, Array]) -> CorruptModel:
+    return CorruptModel(
+        f"{recipe.folder}: the config speaks of {rows} rows of {name}, "
+        f"but the checkpoint has {len(weights[name])}"
+    )
 
 
 def load_pipeline(recipe: Recipe, compilation: Compilation) -> Pipeline:
@@ -200,7 +211,7 @@ def _open_weights(recipe: Recipe, compilation: Compilation) -> MappedTensors:
         precision=compilation.precision,
         cache_dir=compilation.cache_dir,
     )
-    _check_tables(recipe, weights)
+    _check_sizes(recipe, weights)
     return weights
 
 

@@ -95,6 +95,11 @@ def read_recipe(root: Path, steps: Sequence[Step] | None = None, *, route: str =
     config = read_json(folder / "config.json")
     if not config:
         raise CorruptModel(f"{folder} has no config.json; is it a model's folder?")
+    if config.get("quantization_config"):
+        raise UnsupportedModel(
+            f"{folder}/config.json: quantization_config: the weights are quantized already; "
+            "take the original model, and Fledge's own precision int8"
+        )
     model_type = str(config.get("model_type", ""))
     family = find_family(model_type)
     try:

@@ -141,7 +141,8 @@ def _special_tokens(trainer: Mapping[int, int | bytes]) -> dict[str, str]:
 
 
 def _piece(fields: Mapping[int, int | bytes]) -> Piece:
-    score = struct.unpack("<f", fields[2])[0] if isinstance(fields.get(2), bytes) else 0.0
+    stored = fields.get(2)
+    score = struct.unpack("<f", stored)[0] if isinstance(stored, bytes) else 0.0
     if not math.isfinite(score):
         raise ValueError(f"a piece has the score {score}")
     text = _bytes(fields.get(1, b"")).decode()

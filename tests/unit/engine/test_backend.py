@@ -379,14 +379,14 @@ DAMAGE: Mapping[str, tuple[Callable[[Path], None], str]] = {
     ),
     "another hidden size": (
         change_config(hidden_size=32, num_attention_heads=4),
-        "do not fit|speak of|warm-up",
+        "32 rows of layer.0.query.weight, but the checkpoint has",
     ),
     "another intermediate size": (
         change_tensor("encoder.layer.1.intermediate.dense.weight", lambda w: w[:-1]),
-        "256. where .255. is expected",
+        "256 rows of layer.1.intermediate.weight, but the checkpoint has 255",
     ),
-    "a transposed matrix": (
-        change_tensor("encoder.layer.0.intermediate.dense.weight", np.transpose),
+    "a matrix with a column less": (
+        change_tensor("encoder.layer.0.attention.self.query.weight", lambda w: w[:, :-1]),
         "do not fit",
     ),
     "more layers than there are": (change_config(num_hidden_layers=3), "encoder.layer.2"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fledge.engine.architectures.family import RawConfig, Shape, Weight
-from fledge.engine.architectures.fields import hidden_activation, refuse_unless
+from fledge.engine.architectures.fields import hidden_activation, refuse_unless, whole_number
 from fledge.engine.architectures.rope import read_rope
 from fledge.engine.ops.protocol import Attention, Ops, X
 from fledge.errors import UnsupportedModel
@@ -83,14 +83,19 @@ def read_decoder(config: RawConfig, defaults: RawConfig, **own: Any) -> DecoderS
     config = {**defaults, **config}
     refuse_unless(config, "is_causal", True, None)  # noqa: FBT003 - the field's value
     refuse_unless(config, "use_bidirectional_attention", None, False)  # noqa: FBT003 - likewise
-    num_heads, num_layers = config["num_attention_heads"], config["num_hidden_layers"]
-    kv_heads = config.get("num_key_value_heads") or num_heads
+    refuse_unless(config, "per_layer_config", None)
+    num_layers, num_heads = (
+        whole_number(config, name) for name in ("num_hidden_layers", "num_attention_heads")
+    )
+    kv_heads = _size(config, "num_key_value_heads", num_heads)
     if num_heads % kv_heads:
         raise UnsupportedModel(
             f"config.json: {num_heads} num_attention_heads cannot share {kv_heads} "
             "num_key_value_heads"
         )
-    head_dim = config.get("head_dim") or config["hidden_size"] // num_heads
+    head_dim = _size(config, "head_dim", whole_number(config, "hidden_size") // num_heads)
+    if head_dim % 2:
+        raise UnsupportedModel(f"config.json: head_dim is {head_dim}, which rope cannot halve")
     rope = read_rope(config, head_dim)
     fields: dict[str, Any] = {
         "num_layers": num_layers,
@@ -108,6 +113,11 @@ def read_decoder(config: RawConfig, defaults: RawConfig, **own: Any) -> DecoderS
         "rotation_scale": rope.scale,
     }
     return DecoderShape(**fields | own)
+
+
+def _size(config: RawConfig, field: str, default: int) -> int:
+    """A size that may be left out, or null."""
+    return default if config.get(field) is None else whole_number(config, field)
 
 
 def attention_biases(config: RawConfig) -> set[str]:
@@ -154,17 +164,37 @@ def layer_kinds(config: RawConfig) -> list[str] | None:
     return kinds
 
 
+def refuse_other_kinds(config: RawConfig, kind: str) -> None:
+    """For a family whose layers are all of one kind, and whose code reads past `layer_types`.
+
+    Raises:
+        UnsupportedModel: they say something else.
+    """
+    if set(layer_kinds(config) or [kind]) != {kind}:
+        raise UnsupportedModel(
+            f"config.json: layer_types is {config['layer_types']!r}, where all layers are {kind}"
+        )
+
+
 def weights(shape: DecoderShape) -> Iterator[Weight]:
     """The table of a checkpoint, without the head, which embedding does not need."""
-    yield Weight("word.weight", "embed_tokens.weight", "table")
+    hidden, keys = shape.hidden_size, shape.num_kv_heads * shape.head_dim
+    rows = {"query": shape.attention_size, "key": keys, "value": keys}
+    rows |= {"gate": shape.intermediate_size, "up": shape.intermediate_size}
     head_norms: Mapping[str, str] = HEAD_NORMS if shape.has_head_norms else {}
+    yield Weight("word.weight", "embed_tokens.weight", "table")
     for n in range(shape.num_layers):
-        for part, source in NAMES.items():
-            yield Weight(f"layer.{n}.{part}.weight", f"layers.{n}.{source}.weight", "matrix")
+        for part, suffix in NAMES.items():
+            name, source, count = (
+                f"layer.{n}.{part}",
+                f"layers.{n}.{suffix}",
+                rows.get(part, hidden),
+            )
+            yield Weight(f"{name}.weight", f"{source}.weight", "matrix", rows=count)
             if part in shape.biased:
-                yield Weight(f"layer.{n}.{part}.bias", f"layers.{n}.{source}.bias", "vector")
-        for part, source in (*head_norms.items(), *shape.norms):
-            yield Weight(f"layer.{n}.{part}.weight", f"layers.{n}.{source}.weight", "vector")
+                yield Weight(f"{name}.bias", f"{source}.bias", "vector", rows=count)
+        for part, suffix in (*head_norms.items(), *shape.norms):
+            yield Weight(f"layer.{n}.{part}.weight", f"layers.{n}.{suffix}.weight", "vector")
     yield Weight("norm.weight", "norm.weight", "vector")
 
 

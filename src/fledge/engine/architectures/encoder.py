@@ -30,9 +30,10 @@ def layer_weights(shape: EncoderShape, names: Mapping[str, str]) -> Iterator[Wei
     """The table of every layer, from one family's names with `{n}` for the layer's number."""
     for n in range(shape.num_layers):
         for part in LAYER_PARTS:
-            source = names[part].format(n=n)
-            yield Weight(f"layer.{n}.{part}.weight", f"{source}.weight", "matrix")
-            yield Weight(f"layer.{n}.{part}.bias", f"{source}.bias", "vector")
+            name, source = f"layer.{n}.{part}", names[part].format(n=n)
+            rows = shape.intermediate_size if part == "intermediate" else shape.hidden_size
+            yield Weight(f"{name}.weight", f"{source}.weight", "matrix", rows=rows)
+            yield Weight(f"{name}.bias", f"{source}.bias", "vector", rows=rows)
         for part in LAYER_NORMS:
             yield from norm_weights(f"layer.{n}.{part}", names[part].format(n=n))
 

@@ -18,12 +18,17 @@ RawConfig: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One row of a weight-name table: the architecture's name, and the checkpoint's."""
+    """One row of a weight-name table: the architecture's name, and the checkpoint's.
+
+    Attributes:
+        rows: how many the config says it has; None where it says nothing.
+    """
 
     name: str
     source: str
     kind: WeightKind
     optional: bool = False
+    rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

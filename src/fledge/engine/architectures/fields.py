@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fledge.engine.architectures.family import RawConfig
 from fledge.engine.ops.protocol import Activation
-from fledge.errors import UnsupportedModel
+from fledge.errors import CorruptModel, UnsupportedModel
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": "gelu",
@@ -31,6 +31,19 @@ def hidden_activation(name: str) -> Activation:
             f"config.json: activation {name!r}; Fledge computes {', '.join(sorted(ACTIVATIONS))}"
         )
     return ACTIVATIONS[name]
+
+
+def whole_number(config: RawConfig, field: str) -> int:
+    """A field that counts something.
+
+    Raises:
+        CorruptModel: it is no whole number, or less than 1.
+        KeyError: it is missing.
+    """
+    value = config[field]
+    if type(value) is not int or value < 1:
+        raise CorruptModel(f"config.json: {field} cannot be {value!r}")
+    return value
 
 
 def refuse_unless(config: RawConfig, field: str, *allowed: object) -> None:

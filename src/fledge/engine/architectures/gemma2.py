@@ -8,6 +8,7 @@ from fledge.engine.architectures import decoder
 from fledge.engine.architectures.decoder import DecoderShape
 from fledge.engine.architectures.family import Family, RawConfig
 from fledge.engine.ops.protocol import Ops, X
+from fledge.errors import UnsupportedModel
 
 DEFAULTS: RawConfig = {
     "attn_logit_softcapping": 50.0,
@@ -36,7 +37,10 @@ def read_config(config: RawConfig) -> DecoderShape:
     kinds = decoder.layer_kinds(config) or [
         "full_attention" if n % 2 else "sliding_attention" for n in layers
     ]
-    cap = config["attn_logit_softcapping"]
+    cap, scalar = (config[name] for name in ("attn_logit_softcapping", "query_pre_attn_scalar"))
+    for name, value in (("attn_logit_softcapping", cap), ("query_pre_attn_scalar", scalar)):
+        if value is not None and not value > 0:
+            raise UnsupportedModel(f"config.json: {name} is {value!r}, which nothing divides by")
     return decoder.read_decoder(
         config,
         {},
@@ -44,7 +48,7 @@ def read_config(config: RawConfig) -> DecoderShape:
         biased=frozenset(decoder.attention_biases(config)),
         norms=NORMS,
         norm_offset=1.0,
-        attention_scale=float(config["query_pre_attn_scalar"]) ** -0.5,
+        attention_scale=float(scalar) ** -0.5,
         softcap=None if cap is None else float(cap),
     )
 

@@ -18,7 +18,7 @@ DEFAULTS: RawConfig = {
 def read_config(config: RawConfig) -> DecoderShape:
     """Llama's fields."""
     refuse_unless(config, "sliding_window", None)
-    refuse_unless(config, "layer_types", None)
+    decoder.refuse_other_kinds(config, "full_attention")
     biased = decoder.attention_biases(config)
     if config.get("mlp_bias"):
         biased |= {"gate", "up", "down"}

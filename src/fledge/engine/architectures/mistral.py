@@ -6,7 +6,6 @@ Source: intfloat/e5-mistral-7b-instruct as transformers reads it.
 from fledge.engine.architectures import decoder
 from fledge.engine.architectures.decoder import DecoderShape
 from fledge.engine.architectures.family import Family, RawConfig
-from fledge.engine.architectures.fields import refuse_unless
 
 DEFAULTS: RawConfig = {
     "hidden_act": "silu",
@@ -20,8 +19,8 @@ DEFAULTS: RawConfig = {
 def read_config(config: RawConfig) -> DecoderShape:
     """A `sliding_window` that is left out means 4,096; null means none."""
     config = {**DEFAULTS, **config}
-    refuse_unless(config, "layer_types", None)  # transformers reads past it
     kind = "full_attention" if config["sliding_window"] is None else "sliding_attention"
+    decoder.refuse_other_kinds(config, kind)
     kinds = [kind] * config["num_hidden_layers"]
     windows = decoder.windows_of(kinds, config["sliding_window"])
     return decoder.read_decoder(config, DEFAULTS, windows=windows)
