@@ -62,8 +62,7 @@ def build_service(settings: Settings) -> Service:
                 )
             )
     except BaseException:
-        for backend in backends:
-            backend.close()
+        _engine("routes").close_all(backends)
         raise
     return Service(backends, settings)
 

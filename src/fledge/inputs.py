@@ -79,7 +79,9 @@ def check_inputs(
             _check_ids(item, path(index), card)
 
 
-def check_dimensions(card: ModelCard, dimensions: int | None) -> tuple[str, ...]:
+def check_dimensions(
+    card: ModelCard, dimensions: int | None, field_name: str = "dimensions"
+) -> tuple[str, ...]:
     """The warnings that a shorter vector deserves.
 
     Raises:
@@ -89,8 +91,8 @@ def check_dimensions(card: ModelCard, dimensions: int | None) -> tuple[str, ...]
         return ()
     if not 1 <= dimensions <= card.dimension:
         raise InvalidRequest(
-            f"`dimensions` is {dimensions}; {card.id} takes 1 to {card.dimension}",
-            field="dimensions",
+            f"`{field_name}` is {dimensions}; {card.id} takes 1 to {card.dimension}",
+            field=field_name,
         )
     if dimensions == card.dimension or card.matryoshka_dimensions:
         return ()
@@ -116,11 +118,16 @@ def distinct(items: Sequence[Item]) -> tuple[Sequence[Item], list[int] | None]:
 def respelled(
     error: InvalidRequest, places: list[int] | None, path: Path, field_name: str
 ) -> InvalidRequest:
-    """The same error, about the caller's field in place of the job's `items[INDEX]`."""
+    """The same error, about the caller's field in place of the job's `items[INDEX]`.
+
+    One about no field is about the inputs as a whole; one about another field stays as it is.
+    """
     message = str(error)
     job_field = error.field or ""
+    if job_field and not job_field.startswith("items["):
+        return error
     number, _, rest = job_field.removeprefix("items[").partition("]")
-    if not (job_field.startswith("items[") and number.isdecimal()):
+    if not number.isdecimal():
         return type(error)(f"`{field_name}`: {message}", field=field_name)
     index = int(number) if places is None else places.index(int(number))
     spelled = path(index) + rest

@@ -5,7 +5,7 @@ and leave the choice to the model. All three are settled here, from the model's 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fledge.errors import InvalidRequest, UnknownPrompt
 from fledge.inputs import quoted
@@ -29,11 +29,16 @@ INPUT_TYPES: Mapping[str, tuple[Side | None, Sequence[str]]] = {
     **dict.fromkeys((*_DOCUMENT, "code_passage"), ("document", _DOCUMENT)),
     **dict.fromkeys(_SIMILAR, (None, _SIMILAR)),
     **dict.fromkeys(("classification", "clustering", "separation", "text"), (None, ())),
+    **dict.fromkeys(("retrieval", "code"), (None, ())),
 }
 """The values of `input_type` that clients of Cohere, Voyage, Jina, NVIDIA, Google and Azure send.
 
 For each the side of a search, and the names under which models keep a prompt for it, in the order
-in which they are tried after the value itself. Names are compared by `_plain`."""
+in which they are tried after the value itself. Names are compared by `plain_name`. What ends like a
+side belongs to it too, as `nl2code.query` and `qa.passage`."""
+
+# An empty value, and the zeroth of Google's enumerations, which is sent where nothing was chosen.
+_UNSET = ("", "unspecified", "task_type_unspecified", "embedding_task_type_unspecified")
 
 _SEPARATORS = str.maketrans(".- ", "___")
 
@@ -45,16 +50,23 @@ class PromptChoice:
     Attributes:
         prompt: a text of the caller's own; "" means none.
         prompt_name: a prompt of the card; "" means none.
-        input_type: what the texts are: one of `INPUT_TYPES`, or a prompt of the card.
+        input_type: what the texts are: one of `INPUT_TYPES`, or a prompt of the card; "" says
+            nothing.
+        task: another name for `input_type`; both may be given where they mean the same.
         prefix: what the caller's fields begin with, for error messages.
-        input_type_field: how the caller spells `input_type` behind the prefix.
+        paths: fields that the caller spells in another way than prefix and name, likewise.
     """
 
     prompt: str | None = None
     prompt_name: str | None = None
     input_type: str | None = None
+    task: str | None = None
     prefix: str = ""
-    input_type_field: str = "input_type"
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+    def path(self, name: str) -> str:
+        """How the caller spells a field."""
+        return self.paths.get(name, self.prefix + name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +94,27 @@ def choose_prompt(card: ModelCard, choice: PromptChoice) -> Prompt:
 
     Raises:
         UnknownPrompt: the card lists no prompt of that name.
-        InvalidRequest: an `input_type` that nobody knows, `prompt` beside `prompt_name`, or a
-            `prompt` that is not valid Unicode.
+        InvalidRequest: an `input_type` that nobody knows, or a `task` that means another; `prompt`
+            beside `prompt_name`; or a `prompt` that is not valid Unicode.
     """
-    side = None if choice.input_type is None else _side(card, choice, choice.input_type)
+    typed = _typed(card, choice)
+    side = None if typed is None else typed.side
     if choice.prompt is not None:
         _check_text(choice, choice.prompt)
         return Prompt(text=choice.prompt or None, side=side)
-    if choice.prompt_name is not None:
-        name: str | None = choice.prompt_name
-    elif choice.input_type is not None:
-        name = _name_for(card, choice.input_type)
-    else:
+    if choice.prompt_name is None:
+        if typed is not None:
+            return typed
         name = card.default_prompt_name
+    else:
+        name = choice.prompt_name
     if not name:
         return Prompt(side=side)
     if name not in card.prompts:
-        field = f"{choice.prefix}prompt_name"
+        path = choice.path("prompt_name")
         raise UnknownPrompt(
-            f"`{field}`: {card.id} has no prompt {quoted(name)}; its prompts: {_prompts_of(card)}",
-            field=field,
+            f"`{path}`: {card.id} has no prompt {quoted(name)}; its prompts: {_prompts_of(card)}",
+            field=path,
         )
     return Prompt(text=card.prompts[name] or None, name=name, side=side)
 
@@ -118,44 +131,79 @@ def check_prompt_length(
         return
     text_count = sum(isinstance(item, str) for item in items)
     if (chars := text_count * len(prompt.text)) > max_chars:
-        field = f"{choice.prefix}prompt"
+        path = choice.path("prompt")
         raise InvalidRequest(
-            f"`{field}` before {text_count} texts makes {chars} characters; one request takes at "
+            f"`{path}` before {text_count} texts makes {chars} characters; one request takes at "
             f"most {max_chars}: shorten it, or send fewer texts at a time",
-            field=field,
+            field=path,
         )
 
 
-def _side(card: ModelCard, choice: PromptChoice, value: str) -> Side | None:
-    plain = _plain(value)
-    if plain in INPUT_TYPES:
-        return INPUT_TYPES[plain][0]
-    if value in card.prompts or plain in map(_plain, card.prompts):
+def respelled_choice(error: InvalidRequest, choice: PromptChoice) -> InvalidRequest:
+    """The same error, where it is about `input_type`: by the name of the caller's own field."""
+    if error.field != "input_type":
+        return error
+    path = choice.path("task" if not choice.input_type and choice.task else "input_type")
+    return type(error)(str(error).replace("`input_type`", f"`{path}`"), field=path)
+
+
+def plain_name(name: str) -> str:
+    """`Retrieval-query`, `retrieval.query` and `RETRIEVAL_QUERY` are one name."""
+    return name.casefold().translate(_SEPARATORS)
+
+
+def _typed(card: ModelCard, choice: PromptChoice) -> Prompt | None:
+    """What `input_type` and `task` say; None where they say nothing."""
+    given = [
+        (choice.path(name), value)
+        for name, value in (("input_type", choice.input_type), ("task", choice.task))
+        if value is not None and plain_name(value) not in _UNSET
+    ]
+    if not given:
         return None
-    field = choice.prefix + choice.input_type_field
-    raise InvalidRequest(
-        f"`{field}` is {quoted(value)}; known are {', '.join(INPUT_TYPES)}, and the prompts of "
-        f"{card.id}: {_prompts_of(card)}",
-        field=field,
-    )
+    prompts = [_of_type(card, path, value) for path, value in given]
+    first, last = prompts[0], prompts[-1]
+    if (first.side, first.text) != (last.side, last.text):
+        (path, value), (other_path, other) = given
+        raise InvalidRequest(
+            f"`{path}` is {quoted(value)} and `{other_path}` is {quoted(other)}; they are two "
+            f"names of one field, and mean different things to {card.id}: give one of them",
+            field=other_path,
+        )
+    return first
 
 
-def _name_for(card: ModelCard, input_type: str) -> str | None:
+def _of_type(card: ModelCard, path: str, value: str) -> Prompt:
     """The first prompt with a text: of that very name, of nearly that name, of the same meaning."""
-    if card.prompts.get(input_type):
-        return input_type
+    plain = plain_name(value)
     names: dict[str, str] = {}
     for name, text in card.prompts.items():
         if text:
-            names.setdefault(_plain(name), name)
-    plain = _plain(input_type)
-    _, others = INPUT_TYPES.get(plain, (None, ()))
-    return next((names[name] for name in (plain, *others) if name in names), None)
+            names.setdefault(plain_name(name), name)
+    meaning = _meaning(plain)
+    if meaning is None and plain not in map(plain_name, card.prompts):
+        raise InvalidRequest(
+            f"`{path}` is {quoted(value)}; known are {', '.join(INPUT_TYPES)}, and the prompts of "
+            f"{card.id}: {_prompts_of(card)}",
+            field=path,
+        )
+    side, others = meaning or (None, ())
+    if card.prompts.get(value):
+        return Prompt(card.prompts[value], value, side)
+    found = next((names[name] for name in (plain, *others) if name in names), None)
+    return Prompt(side=side) if found is None else Prompt(card.prompts[found], found, side)
 
 
-def _plain(name: str) -> str:
-    """`Retrieval-query`, `retrieval.query` and `RETRIEVAL_QUERY` are one name."""
-    return name.casefold().translate(_SEPARATORS)
+def _meaning(plain: str) -> tuple[Side | None, Sequence[str]] | None:
+    """As in `INPUT_TYPES`, or by the ending: tasks come in pairs, one name for either side."""
+    if plain in INPUT_TYPES:
+        return INPUT_TYPES[plain]
+    task, _, ending = plain.rpartition("_")
+    if ending == "query":
+        return "query", _QUERY
+    if ending in ("document", "passage"):
+        return "document", (f"{task}_document", f"{task}_passage", *_DOCUMENT)
+    return None
 
 
 def _prompts_of(card: ModelCard) -> str:
@@ -163,14 +211,15 @@ def _prompts_of(card: ModelCard) -> str:
 
 
 def _check_text(choice: PromptChoice, text: str) -> None:
-    field = f"{choice.prefix}prompt"
-    if choice.prompt_name is not None:
+    path = choice.path("prompt")
+    if choice.prompt_name:
         raise InvalidRequest(
-            f"`{field}` and `{field}_name` cannot both apply; give one of them", field=field
+            f"`{path}` and `{choice.path('prompt_name')}` cannot both apply; give one of them",
+            field=path,
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest(
-            f"`{field}` is not valid Unicode: {error.reason} at {error.start}", field=field
+            f"`{path}` is not valid Unicode: {error.reason} at {error.start}", field=path
         ) from error

@@ -25,7 +25,13 @@ from fledge.inputs import (
     quoted,
     respelled,
 )
-from fledge.prompts import Prompt, PromptChoice, check_prompt_length, choose_prompt
+from fledge.prompts import (
+    Prompt,
+    PromptChoice,
+    check_prompt_length,
+    choose_prompt,
+    respelled_choice,
+)
 from fledge.settings import Settings
 from fledge.types import (
     Backend,
@@ -61,6 +67,7 @@ class EmbedRequest:
         deadline: `time.monotonic()` seconds after which nobody waits for the answer.
         field: how the caller spells the field of the inputs, for error messages.
         is_single: whether the caller gave one bare input, so that errors name no index.
+        dimensions_field: how the caller spells the field of the dimensions, for error messages.
     """
 
     inputs: Sequence[Item]
@@ -73,6 +80,7 @@ class EmbedRequest:
     deadline: float | None = None
     field: str = "inputs"
     is_single: bool = False
+    dimensions_field: str = "dimensions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,10 +202,11 @@ class Service:
         backend = self.backend(request.model)
         card = backend.card
         prompt = self._prompt(card, request.prompt_choice, request.inputs)
-        warnings = check_dimensions(card, request.dimensions)
+        warnings = check_dimensions(card, request.dimensions, request.dimensions_field)
         result = await self._run(
             backend,
             self._job(request, request.inputs, prompt),
+            request.prompt_choice,
             request.field,
             item_path(request.field, is_single=request.is_single),
         )
@@ -228,12 +237,14 @@ class Service:
             self._run(
                 backend,
                 self._job(request, [request.query], query_prompt),
+                request.query_prompt_choice,
                 request.query_field,
                 item_path(request.query_field, is_single=True),
             ),
             self._run(
                 backend,
                 self._job(request, request.documents, document_prompt),
+                request.document_prompt_choice,
                 request.documents_field,
                 item_path(request.documents_field),
             ),
@@ -282,7 +293,7 @@ class Service:
         )
 
     async def _run(
-        self, backend: Backend, job: EmbedJob, field_name: str, path: Path
+        self, backend: Backend, job: EmbedJob, choice: PromptChoice, field_name: str, path: Path
     ) -> EmbedResult:
         """Compute each different item once, and answer for all of them in the job's order."""
         card, limit = backend.card, self.settings.max_tokens_per_request
@@ -291,7 +302,7 @@ class Service:
         try:
             result = await backend.embed(job if places is None else replace(job, items=items))
         except InvalidRequest as error:
-            raise respelled(error, places, path, field_name) from None
+            raise respelled(respelled_choice(error, choice), places, path, field_name) from None
         if not np.isfinite(result.vectors).all():
             raise ComputeError(f"{card.id} computed a value that is not finite")
         if places is None:

@@ -1,6 +1,7 @@
 """Token ids are those of transformers' fast tokenizers, for every kind of folder and hard texts."""
 
 import functools
+import json
 import random
 import tempfile
 import unicodedata
@@ -142,6 +143,85 @@ def test_a_megabyte_without_a_space_is_cut_to_the_ids_of_the_whole(
     characters = "".join(chr(draw.randrange(0x4E00, 0x9FFF)) for _ in range(MEGABYTE // 3))
     for text in (letters, characters, "unbroken" * (MEGABYTE // 8), "=" * 200_001):
         assert cut_ids(tokenizer, text, side) == reference_cut(reference, text, side), text[:20]
+
+
+@pytest.mark.parametrize(
+    ("saved", "declared"),
+    [
+        *(
+            ("bert, tokenizer.json", f"{name}Tokenizer")
+            for name in (
+                *("ConvBert", "DPRQuestionEncoder", "DPRContextEncoder", "LayoutLM", "Electra"),
+                *("DistilBert", "Lxmert", "MobileBert", "SqueezeBert"),
+            )
+        ),
+        *(
+            ("roberta, tokenizer.json", f"{name}Tokenizer")
+            for name in ("Bart", "LED", "Longformer", "Mvp")
+        ),
+        ("llama, SentencePiece", "Phi3Tokenizer"),
+        ("mistral, JSON of Llama's class", "Phi3Tokenizer"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "Fast"])
+def test_a_class_under_another_name_gives_the_ids_of_transformers(
+    saved: str, declared: str, suffix: str, tmp_path: Path
+) -> None:
+    kind = FOLDERS[saved]
+    model_type = "llama" if declared == "Phi3Tokenizer" else kind.model_type
+    config = {"tokenizer_class": declared + suffix}
+    made = TokenizerFolder(model_type=model_type, save=kind.save, config=config).make(tmp_path)
+    assert_same(*both(made, model_type), HARD)
+
+
+@pytest.mark.parametrize("unk_id", [0, 3, 5])
+@pytest.mark.parametrize("family", ["xlm-roberta", "camembert"])
+def test_an_unknown_token_that_the_file_names_otherwise_is_that_of_transformers(
+    family: str, unk_id: int, tmp_path: Path
+) -> None:
+    made = FOLDERS[f"{family}, tokenizer.json"].make(tmp_path)
+    path = made / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    saved["model"] |= {"unk_id": unk_id, "byte_fallback": True}
+    path.write_text(json.dumps(saved))
+    assert_same(*both(made, family), HARD)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "bert", "roberta"])
+@pytest.mark.parametrize("form", ["tokenizer.json", "vocabulary"])
+def test_a_stray_end_is_heeded_where_transformers_heeds_it(
+    family: str, form: str, tmp_path: Path
+) -> None:
+    is_qwen = family.startswith("qwen")
+    kind = FOLDERS["qwen3, vocabulary" if is_qwen and form == "vocabulary" else f"{family}, {form}"]
+    flags = {"add_bos_token": True, "add_eos_token": True}
+    made = TokenizerFolder(model_type=family, save=kind.save, config=flags).make(tmp_path)
+    assert_same(*both(made, family), HARD)
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen3"])
+@pytest.mark.parametrize("keys", [{}, {"truncation_side": "right"}, {"truncation_side": "left"}])
+def test_the_side_that_is_cut_is_that_of_transformers(
+    family: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    kind = FOLDERS[f"{family}, tokenizer.json"]
+    made = TokenizerFolder(model_type=family, save=kind.save, config=keys).make(tmp_path)
+    config = json.loads((made / "tokenizer_config.json").read_text())
+    if not keys:
+        config.pop("truncation_side", None)
+    (made / "tokenizer_config.json").write_text(json.dumps(config))
+    path = made / "tokenizer.json"
+    saved = json.loads(path.read_text())
+    saved["truncation"] = {
+        "direction": "Left",
+        "max_length": LIMIT,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    path.write_text(json.dumps(saved))
+    reference = both(made, family)[1]
+    files = read_tokenizer(made, model_type=family, do_lower_case=False)
+    assert files.truncation_side == reference.truncation_side == keys.get("truncation_side", "left")
 
 
 @pytest.mark.parametrize("model_type", ["mistral", "llama"])

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from fledge import bootstrap
-from fledge.engine import hub, sources
-from fledge.errors import SettingsError
+from fledge.engine import hub, routes, sources
+from fledge.errors import CorruptModel, SettingsError
 from fledge.settings import load_settings
 from fledge.testing import FakeBackend, fake_card
+from fledge.types import ModelCard
 
 
 @pytest.fixture
@@ -59,6 +60,47 @@ def test_two_models_of_one_id_are_an_error_that_names_both(
         served(one, other)
     assert str(one) in str(caught.value)
     assert str(other) in str(caught.value)
+
+
+class Stubborn(FakeBackend):
+    """Counts how often it was closed, and may fail to."""
+
+    def __init__(self, card: ModelCard, *, error: Exception | None = None) -> None:
+        super().__init__(card)
+        self.closed = 0
+        self._error = error
+
+    def close(self) -> None:
+        self.closed += 1
+        if self._error is not None:
+            raise self._error
+
+
+def test_models_loaded_before_one_that_fails_are_closed_even_if_one_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = [folder(tmp_path / name) for name in ("one", "two", "three")]
+    loaded = [
+        Stubborn(fake_card(id="one")),
+        Stubborn(fake_card(id="two"), error=OSError("stuck")),
+    ]
+    waiting = list(loaded)
+
+    def load_backend(_: sources.ModelFolder, **__: Any) -> Stubborn:
+        if not waiting:
+            raise CorruptModel("damaged")
+        return waiting.pop(0)
+
+    engine = {
+        "sources": sources,
+        "lane": SimpleNamespace(Lane=lambda **_: None),
+        "loading": SimpleNamespace(load_backend=load_backend),
+        "routes": routes,
+    }
+    monkeypatch.setattr(bootstrap, "_engine", engine.__getitem__)
+    with pytest.raises(OSError, match="stuck"):
+        bootstrap.build_service(load_settings(models=tuple(map(str, paths))))
+    assert [one.closed for one in loaded] == [1, 1]
 
 
 def test_the_hub_s_state_tells_that_there_is_a_token_and_not_which(

@@ -36,10 +36,17 @@ STELLA = {
     "s2p_query": "Retrieve passages.\nQuery: ",
 }
 
+CODE = {
+    "nl2code_query": "Find the code: ",
+    "nl2code_document": "Candidate code: ",
+    "code2code_query": "Find the like: ",
+    "code2code_document": "Candidate like: ",
+}
+
 
 def choose(prompts: Mapping[str, str], default: str | None = None, **choice: str) -> Prompt:
     card = fake_card(prompts=prompts, default_prompt_name=default)
-    return choose_prompt(card, PromptChoice(**choice))
+    return choose_prompt(card, PromptChoice(**choice))  # type: ignore[arg-type] # by field
 
 
 @pytest.mark.parametrize(
@@ -78,9 +85,21 @@ def choose(prompts: Mapping[str, str], default: str | None = None, **choice: str
         (STELLA, "query", "s2p_query", "query"),
         (GEMMA, "text-matching", "STS", None),
         (GEMMA, "SEMANTIC_SIMILARITY", "STS", None),
-        # the model's own names, whatever they mean
-        (STELLA, "s2s_query", "s2s_query", None),
-        (STELLA, "S2S-query", "s2s_query", None),
+        # the model's own names
+        (STELLA, "s2s_query", "s2s_query", "query"),
+        (STELLA, "S2S-query", "s2s_query", "query"),
+        ({"poem": "rhyme: "}, "poem", "poem", None),
+        # a task without a side
+        (JINA, "retrieval", None, None),
+        (JINA, "code", None, None),
+        # a task with a side, by its ending
+        (CODE, "nl2code.query", "nl2code_query", "query"),
+        (CODE, "code2code.passage", "code2code_document", "document"),
+        (E5, "nl2code.query", "query", "query"),
+        (E5, "code2code.passage", "passage", "document"),
+        (JINA, "qa.query", "retrieval.query", "query"),
+        (JINA, "qa-document", "retrieval.passage", "document"),
+        (NONE, "code2nl.document", None, "document"),
         # no prompt, no error
         (QWEN, "document", None, "document"),
         (QWEN, "passage", None, "document"),
@@ -144,13 +163,62 @@ def test_an_unknown_prompt_is_refused_with_the_list_of_the_models_own() -> None:
     assert caught.value.field == "document_prompt_name"
 
 
+@pytest.mark.parametrize("name", ["input_type", "task"])
 @pytest.mark.parametrize(
-    "value", ["", "nope", "image", "quer", "nl2code.query", "x" * 10**6, "\ud800"]
+    "value", ["", "TASK_TYPE_UNSPECIFIED", "EMBEDDING_TASK_TYPE_UNSPECIFIED", "UNSPECIFIED"]
 )
+def test_an_input_type_that_says_nothing_leaves_the_default(name: str, value: str) -> None:
+    """As Google's clients send it where nothing was chosen."""
+    assert choose(E5, "query", **{name: value}) == Prompt("query: ", "query")
+    assert choose(E5, **{name: value}) == Prompt()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "input_type", "task", "name"),
+    [
+        (E5, "query", "query", "query"),
+        (E5, "query", "retrieval.query", "query"),
+        (E5, "passage", "RETRIEVAL_DOCUMENT", "passage"),
+        (JINA, "query", "retrieval.query", "retrieval.query"),
+        (NONE, "query", "retrieval.query", None),
+        (E5, "", "query", "query"),
+        (E5, "query", "", "query"),
+        ({"query": "q: ", "retrieval.query": "q: "}, "query", "retrieval.query", "query"),
+    ],
+)
+def test_an_input_type_and_a_task_of_one_meaning_go_together(
+    prompts: Mapping[str, str], input_type: str, task: str, name: str | None
+) -> None:
+    assert choose(prompts, input_type=input_type, task=task).name == name
+
+
+@pytest.mark.parametrize(
+    ("prompts", "input_type", "task"),
+    [
+        (E5, "query", "passage"),
+        (NONE, "query", "passage"),
+        (NONE, "query", "classification"),
+        (NOMIC, "clustering", "classification"),
+        (GEMMA, "query", "retrieval.query"),
+    ],
+)
+def test_an_input_type_and_a_task_of_two_meanings_are_refused(
+    prompts: Mapping[str, str], input_type: str, task: str
+) -> None:
+    said = f"`input_type` is '{input_type}' and `parameters.task` is '{task}'; they are two names"
+    card = fake_card(prompts=prompts)
+    paths = {"task": "parameters.task"}
+    choice = PromptChoice(input_type=input_type, task=task, paths=paths)
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        choose_prompt(card, choice)
+    assert caught.value.field == "parameters.task"
+
+
+@pytest.mark.parametrize("value", ["nope", "image", "quer", "queryx", "x" * 10**6, "\ud800"])
 def test_an_unknown_input_type_is_refused_with_those_known_and_the_models_own(value: str) -> None:
     known = r"known are query, .*document, .*, and the prompts of fledge/fake: s2s_query, s2p_q"
     with pytest.raises(InvalidRequest, match=known) as caught:
-        choose(STELLA, input_type=value, input_type_field="task")
+        choose(STELLA, task=value)
     assert caught.value.field == "task"
     assert len(str(caught.value)) < 1000
 
@@ -161,11 +229,17 @@ def test_an_unknown_input_type_is_refused_beside_a_prompt_too() -> None:
             choose(E5, input_type="nope", **choice)
 
 
-@pytest.mark.parametrize("name", ["query", "", "nope"])
-def test_a_text_and_a_name_together_are_refused(name: str) -> None:
+@pytest.mark.parametrize("text", ["mine: ", ""])
+@pytest.mark.parametrize("name", ["query", "nope"])
+def test_a_text_and_a_name_together_are_refused(name: str, text: str) -> None:
     with pytest.raises(InvalidRequest, match="`prompt` and `prompt_name` cannot both") as caught:
-        choose(E5, prompt="mine: ", prompt_name=name)
+        choose(E5, prompt=text, prompt_name=name)
     assert caught.value.field == "prompt"
+
+
+def test_a_text_beside_the_empty_name_is_the_text() -> None:
+    assert choose(E5, "query", prompt="mine: ", prompt_name="") == Prompt("mine: ")
+    assert choose(E5, "query", prompt="", prompt_name="") == Prompt()
 
 
 @pytest.mark.parametrize("text", ["\ud800", "query: \udfff", "a" * 1000 + "\ud83d"])

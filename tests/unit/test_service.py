@@ -150,6 +150,54 @@ def test_an_error_about_an_item_names_it_as_the_caller_counts() -> None:
     assert caught.value.field == "input[3]"
 
 
+@pytest.mark.parametrize(
+    ("choice", "field"),
+    [
+        (PromptChoice(), "input_type"),
+        (PromptChoice(input_type="query"), "input_type"),
+        (PromptChoice(task="query"), "task"),
+        (
+            PromptChoice(input_type="query", paths={"input_type": "parameters.input_type"}),
+            "parameters.input_type",
+        ),
+    ],
+)
+def test_an_error_about_the_side_names_the_field_that_the_caller_chose_it_with(
+    choice: PromptChoice, field: str
+) -> None:
+    """As a router refuses a side that it has no route for."""
+    backend = FakeBackend()
+    backend.error = InvalidRequest("no route: send another `input_type`", field="input_type")
+    with pytest.raises(InvalidRequest) as caught:
+        embed(backend, EmbedRequest(inputs=["a"], prompt_choice=choice, field="input"))
+    assert (str(caught.value), caught.value.field) == (
+        f"no route: send another `{field}`",
+        field,
+    )
+
+
+def test_an_error_about_the_documents_side_names_the_documents_field() -> None:
+    class QueriesOnly(FakeBackend):
+        async def embed(self, job: EmbedJob) -> EmbedResult:
+            if job.side == "document":
+                raise InvalidRequest("send another `input_type`", field="input_type")
+            return await super().embed(job)
+
+    choice = PromptChoice(prefix="document_")
+    request = CompareRequest(query="a", documents=["b"], document_prompt_choice=choice)
+    with pytest.raises(InvalidRequest, match="send another `document_input_type`") as caught:
+        compare(QueriesOnly(), request)
+    assert caught.value.field == "document_input_type"
+
+
+def test_an_error_about_no_field_is_about_the_inputs() -> None:
+    backend = FakeBackend()
+    backend.error = InvalidRequest("too much")
+    with pytest.raises(InvalidRequest, match="`input`: too much") as caught:
+        embed(backend, EmbedRequest(inputs=["a"], field="input"))
+    assert caught.value.field == "input"
+
+
 def test_truncated_inputs_are_counted() -> None:
     response = embed(FakeBackend(), EmbedRequest(inputs=["word " * 30, "a", "word " * 30]))
     assert response.truncated_count == 2

@@ -74,7 +74,7 @@ def _document(
 
 EMBEDDINGS = _document(
     "Embeddings, as OpenAI's API gives them. Text that is too long for the model is refused "
-    "unless `truncate` is true.",
+    "unless `truncate` says to cut it.",
     EmbeddingsBody,
     {"input": ["Today is a sunny day", "It is raining"]},
     {
@@ -106,7 +106,8 @@ EMBEDDINGS = _document(
 )
 _INFERENCE = _document(
     "Embeddings as an array of arrays, or similarity scores, as Hugging Face's API gives them: "
-    "the body decides. Text that is too long for the model is cut unless `truncate` is false.",
+    "the body decides. Text that is too long for the model is cut unless `truncate` is false "
+    'or "NONE".',
     InferenceBody,
     {"inputs": ["Today is a sunny day", "It is raining"]},
     {"anyOf": [{"type": "array", "items": _VECTOR}, _VECTOR]},

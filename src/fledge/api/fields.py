@@ -1,18 +1,45 @@
 """Fields that several dialects share: their types, and what they mean to the service."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, cast
 
-from pydantic import Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-from fledge.api.bodies import described
 from fledge.errors import InvalidRequest
-from fledge.prompts import PromptChoice
+from fledge.prompts import PromptChoice, plain_name
 from fledge.service import Answer
 from fledge.types import Item, Truncation, TruncationSide
 
 Direction: TypeAlias = Literal["left", "right", "Left", "Right"]
 """The side that is cut away. Clients of 2025 and before send it capitalised."""
+
+TRUNCATE_WORDS: Mapping[str, TruncationSide | None] = {
+    "NONE": None,
+    "START": "left",
+    "END": "right",
+}
+"""What clients of Cohere and NVIDIA say for `truncate`: the side that is cut; None: refuse.
+
+Sources: docs.cohere.com/reference/embed and docs.api.nvidia.com/nim (embeddings)."""
+
+ROUTE_NAMES = frozenset(
+    (
+        "feature_extraction",
+        "sentence_similarity",
+        "text_ranking",
+        "rerank",
+        "embed",
+        "embedding",
+        "embeddings",
+    )
+)
+"""Values of `task` that say what a model is asked to do, as the route says already; they say
+nothing of the prompt. Compared by `plain_name`."""
+
+NO_PATHS: Mapping[str, str] = MappingProxyType({})
+"""Every field is spelled by its name."""
 
 ITEMS_SCHEMA: dict[str, Any] = {
     "anyOf": [
@@ -52,7 +79,13 @@ InputType: TypeAlias = Annotated[
         "for it. A model without one computes them as they are."
     ),
 ]
-Task: TypeAlias = Annotated[str | None, Field(description="Another name for `input_type`.")]
+Task: TypeAlias = Annotated[
+    str | None,
+    Field(
+        description="Another name for `input_type`. The name of a route, as `feature-extraction`, "
+        "is accepted and not used."
+    ),
+]
 Dimensions: TypeAlias = Annotated[
     int | None,
     Field(
@@ -65,6 +98,31 @@ TruncationDirection: TypeAlias = Annotated[
 ]
 
 
+def _check_truncate(value: Any) -> Any:
+    # Not as a union of types: each of its members would complain on its own.
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value in TRUNCATE_WORDS:
+        return value
+    raise PydanticCustomError("truncate_type", 'true, false, "NONE", "START" or "END"')
+
+
+Truncate: TypeAlias = Annotated[
+    Any,
+    AfterValidator(_check_truncate),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {"type": "string", "enum": list(TRUNCATE_WORDS)},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""true, false, one of `TRUNCATE_WORDS`, or None; read with `truncation`."""
+
+
 class PromptFields(Protocol):
     """The fields of a body that choose the prompt."""
 
@@ -74,31 +132,60 @@ class PromptFields(Protocol):
     task: Task
 
 
-def prompt_choice(body: PromptFields) -> PromptChoice:
-    """What a body says about the prompt.
+class TruncationFields(Protocol):
+    """The fields of a body that say what happens to inputs that are too long."""
 
-    Raises:
-        InvalidRequest: `input_type` and `task` differ.
-    """
-    input_type, task = body.input_type, body.task
-    if input_type is not None and task is not None and input_type != task:
-        raise InvalidRequest(
-            f"`input_type` is {described(input_type)} and `task` {described(task)}; they are two "
-            "names of one field: give one of them",
-            field="task",
-        )
+    truncate: Truncate
+    truncation_direction: TruncationDirection
+
+
+def is_route_name(task: str | None) -> bool:
+    """Whether a `task` is one of `ROUTE_NAMES`."""
+    return task is not None and plain_name(task) in ROUTE_NAMES
+
+
+def unused_task(body: PromptFields) -> list[str]:
+    """`task` where it is the name of a route, to be told among the ignored fields."""
+    return ["task"] if is_route_name(body.task) else []
+
+
+def prompt_choice(body: PromptFields, paths: Mapping[str, str] = NO_PATHS) -> PromptChoice:
+    """What a body says about the prompt; `paths` has the fields that do not stand at its root."""
     return PromptChoice(
         prompt=body.prompt,
         prompt_name=body.prompt_name,
-        input_type=task if input_type is None else input_type,
-        input_type_field="task" if input_type is None else "input_type",
+        input_type=body.input_type,
+        task=None if is_route_name(body.task) else body.task,
+        paths=paths,
     )
 
 
-def truncation(*, truncate: bool, direction: Direction | None) -> Truncation:
-    """How the service is to treat inputs that are too long."""
+def truncation(
+    body: TruncationFields, *, default: bool, paths: Mapping[str, str] = NO_PATHS
+) -> Truncation:
+    """How the service is to treat inputs that are too long.
+
+    Args:
+        body: the fields that say so.
+        default: whether they are cut where `truncate` says nothing.
+        paths: the fields that do not stand at the root of the body.
+
+    Raises:
+        InvalidRequest: `truncate` and `truncation_direction` name different sides.
+    """
+    truncate, direction = body.truncate, body.truncation_direction
     side = cast("TruncationSide", direction.lower()) if direction else None
-    return Truncation(side=side, refuse=not truncate)
+    if not isinstance(truncate, str):
+        return Truncation(side=side, refuse=not (default if truncate is None else truncate))
+    cut = TRUNCATE_WORDS[truncate]
+    if cut is not None and side not in (None, cut):
+        path = paths.get("truncation_direction", "truncation_direction")
+        raise InvalidRequest(
+            f'`{paths.get("truncate", "truncate")}` is "{truncate}", which cuts the {cut} side, '
+            f'and `{path}` is "{direction}": give one of them',
+            field=path,
+        )
+    return Truncation(side=cut or side, refuse=cut is None)
 
 
 def count_characters(items: Sequence[Item]) -> int:

@@ -5,6 +5,8 @@ The body decides which of the two it is, whatever the route, but for the routes 
 are always floats in JSON, since no official client reads base64 here.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -19,16 +21,17 @@ from fledge.api.fields import (
     PromptName,
     PromptText,
     Task,
+    Truncate,
     TruncationDirection,
     compute_headers,
     count_characters,
+    is_route_name,
     prompt_choice,
     truncation,
 )
 from fledge.api.rendering import dump, dump_list, header_value
 from fledge.api.runner import Call, Operation, Plan
 from fledge.errors import InvalidRequest, MalformedBody
-from fledge.prompts import PromptChoice
 from fledge.service import Answer, CompareRequest, CompareResponse, EmbedRequest, EmbedResponse
 
 SIMILARITY_TASK = "sentence-similarity"
@@ -49,8 +52,10 @@ class Parameters(Body):
     prompt: PromptText = None
     input_type: InputType = None
     task: Task = None
-    truncate: bool | None = Field(
-        None, description="false: refuse inputs that are too long. Else they are cut."
+    truncate: Truncate = Field(
+        None,
+        description='false or "NONE": refuse inputs that are too long. Else they are cut, by '
+        '"START" on the left, by "END" on the right.',
     )
     truncation_direction: TruncationDirection = None
     dimensions: Dimensions = None
@@ -81,6 +86,21 @@ class InferenceBody(Parameters):
         Field(None, description="The parameters may stand here too.")
     )
     options: Any = Field(None, description="Accepted, and not used.")
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The parameters of both places.
+
+    Attributes:
+        values: those that count.
+        paths: where each of them stands, as `parameters.dimensions`.
+        ignored: the paths of fields that mean nothing on any of these routes.
+    """
+
+    values: Parameters
+    paths: Mapping[str, str]
+    ignored: list[str]
 
 
 def parse_inference(call: Call) -> Plan:
@@ -116,48 +136,45 @@ def _embeddings(call: Call, body: InferenceBody) -> Plan:
     if body.inputs is None:
         raise InvalidRequest("`inputs` is required", field="inputs")
     items, is_single = parse_items(body.inputs, "inputs", call.settings)
-    parameters = _merged(body)
+    merged = _merged(body)
+    parameters = merged.values
     request = EmbedRequest(
         inputs=items,
         model=call.path.get("model_id"),
-        prompt_choice=_prompt_choice(parameters),
+        prompt_choice=prompt_choice(parameters, merged.paths),
         dimensions=parameters.dimensions,
         normalize="model" if parameters.normalize is None else parameters.normalize,
-        truncation=truncation(
-            truncate=parameters.truncate is not False, direction=parameters.truncation_direction
-        ),
+        truncation=truncation(parameters, default=True, paths=merged.paths),
         deadline=call.deadline,
         is_single=is_single,
+        dimensions_field=merged.paths.get("dimensions", "dimensions"),
     )
     is_flat = is_single and call.settings.huggingface.single_input == "flat"
     return Plan(
         request=request,
         render=partial(_render_vectors, is_flat=is_flat),
         headers=partial(compute_and_time_headers, count_characters(items)),
-        ignored=_ignored(body, parameters, []),
+        ignored=merged.ignored,
     )
 
 
 def _similarity(call: Call, body: InferenceBody, data: dict[str, Any], prefix: str) -> Plan:
     inputs = parse_fields(SimilarityInputs, data, prefix=prefix)
-    parameters = _merged(body)
-    choice = _prompt_choice(parameters)
+    merged = _merged(body)
+    choice = prompt_choice(merged.values, merged.paths)
     request = CompareRequest(
         query=inputs.source_sentence,
         documents=inputs.sentences,
         model=call.path.get("model_id"),
         query_prompt_choice=choice,
         document_prompt_choice=choice,
-        truncation=truncation(
-            truncate=parameters.truncate is not False, direction=parameters.truncation_direction
-        ),
+        truncation=truncation(merged.values, default=True, paths=merged.paths),
         deadline=call.deadline,
         query_field=f"{prefix}source_sentence",
         documents_field=f"{prefix}sentences",
     )
-    unused = [name for name in _EMBEDDING_ONLY if getattr(parameters, name) is not None]
-    unused += [f"inputs.{name}" for name in inputs.unknown_fields()]
-    ignored = _ignored(body, parameters, unused)
+    ignored = [*merged.ignored, *(f"{prefix}{name}" for name in inputs.unknown_fields())]
+    ignored += [merged.paths[name] for name in _EMBEDDING_ONLY if name in merged.paths]
     return Plan(
         request=request,
         render=_render_scores,
@@ -165,37 +182,30 @@ def _similarity(call: Call, body: InferenceBody, data: dict[str, Any], prefix: s
             compute_and_time_headers,
             count_characters([inputs.source_sentence, *inputs.sentences]),
         ),
-        ignored=[name for name in ignored if prefix or name not in data],
+        ignored=[name for name in ignored if prefix or name not in SimilarityInputs.model_fields],
     )
 
 
-def _merged(body: InferenceBody) -> Parameters:
-    """The parameters of both places."""
-    if body.parameters is None:
-        return body
-    both = {
-        name: getattr(body.parameters, name) if getattr(body, name) is None else getattr(body, name)
-        for name in Parameters.model_fields
-    }
-    return Parameters.model_construct(**both)
-
-
-def _prompt_choice(parameters: Parameters) -> PromptChoice:
-    """The prompt, where `task` is not the name of this very route, which says nothing of it."""
-    if parameters.task in TASKS:
-        parameters = parameters.model_copy(update={"task": None})
-    return prompt_choice(parameters)
-
-
-def _ignored(body: InferenceBody, parameters: Parameters, unused: list[str]) -> list[str]:
-    """Every field that had no effect, unknown ones by their path."""
-    nested = body.parameters.unknown_fields() if body.parameters is not None else []
-    ignored = [*body.unknown_fields(), *(f"parameters.{name}" for name in nested), *unused]
-    if parameters.encoding_format not in (None, "float"):
-        ignored.append("encoding_format")
-    if parameters.task in TASKS:
-        ignored.append("task")
-    return ignored
+def _merged(body: InferenceBody) -> Merged:
+    """The parameters of both places, without those that say nothing here."""
+    places: list[tuple[str, Parameters]] = [("", body)]
+    if body.parameters is not None:
+        places.append(("parameters.", body.parameters))
+    values: dict[str, Any] = {}
+    paths: dict[str, str] = {}
+    ignored: list[str] = []
+    for prefix, place in places:
+        ignored += [prefix + name for name in place.unknown_fields()]
+        for name in Parameters.model_fields:
+            value = getattr(place, name)
+            # Left out before merging: at the root they would hide what is nested.
+            if name == "task" and is_route_name(value):
+                ignored.append(prefix + name)
+            elif value is not None and name not in values:
+                values[name], paths[name] = value, prefix + name
+    if values.get("encoding_format") not in (None, "float"):
+        ignored.append(paths["encoding_format"])
+    return Merged(Parameters.model_construct(**values), paths, ignored)
 
 
 async def _render_vectors(answer: EmbedResponse, *, is_flat: bool) -> bytes:

@@ -2,7 +2,7 @@
 
 With the extensions `prompt`, `prompt_name`, `input_type` (or `task`), `truncate`,
 `truncation_direction` and `normalize`. Vectors are normalized unless the model compares by the dot
-product; text that is too long is refused unless `truncate` is true.
+product; text that is too long is refused unless `truncate` says to cut it.
 """
 
 import time
@@ -22,11 +22,13 @@ from fledge.api.fields import (
     PromptName,
     PromptText,
     Task,
+    Truncate,
     TruncationDirection,
     compute_headers,
     count_characters,
     prompt_choice,
     truncation,
+    unused_task,
 )
 from fledge.api.rendering import JsonResponse, dump, dump_list
 from fledge.api.runner import Call, Operation, Plan
@@ -52,8 +54,10 @@ class EmbeddingsBody(Body):
     prompt: PromptText = None
     input_type: InputType = None
     task: Task = None
-    truncate: bool | None = Field(
-        None, description="true: cut inputs that are too long. Else they are refused."
+    truncate: Truncate = Field(
+        None,
+        description='true: cut inputs that are too long; "START" and "END" also say where. Else '
+        "they are refused.",
     )
     truncation_direction: TruncationDirection = None
     normalize: bool | None = Field(
@@ -67,7 +71,7 @@ class EmbeddingsBody(Body):
 def parse_embeddings(call: Call) -> Plan:
     """A body of `POST /v1/embeddings` as a plan."""
     body = parse_fields(EmbeddingsBody, call.data)
-    ignored = body.unknown_fields()
+    ignored = body.unknown_fields() + unused_task(body)
     if body.input is not None:
         items, is_single = parse_items(body.input, field := "input", call.settings)
         if body.inputs is not None:
@@ -82,7 +86,7 @@ def parse_embeddings(call: Call) -> Plan:
         prompt_choice=prompt_choice(body),
         dimensions=body.dimensions,
         normalize="similarity" if body.normalize is None else body.normalize,
-        truncation=truncation(truncate=body.truncate is True, direction=body.truncation_direction),
+        truncation=truncation(body, default=False),
         deadline=call.deadline,
         field=field,
         is_single=is_single,

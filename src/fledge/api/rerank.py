@@ -16,10 +16,12 @@ from fledge.api.fields import (
     PromptName,
     PromptText,
     Task,
+    Truncate,
     TruncationDirection,
     count_characters,
     prompt_choice,
     truncation,
+    unused_task,
 )
 from fledge.api.huggingface import compute_and_time_headers
 from fledge.api.rendering import dump
@@ -61,8 +63,10 @@ class RerankBody(Body):
     document_prompt_name: PromptName = None
     document_prompt: PromptText = None
     document_input_type: InputType = None
-    truncate: bool | None = Field(
-        None, description="false: refuse texts that are too long. Else they are cut."
+    truncate: Truncate = Field(
+        None,
+        description='false or "NONE": refuse texts that are too long. Else they are cut, by '
+        '"START" on the left, by "END" on the right.',
     )
     truncation_direction: TruncationDirection = None
 
@@ -70,7 +74,7 @@ class RerankBody(Body):
 def parse_rerank(call: Call) -> Plan:
     """A body of `POST /rerank` as a plan."""
     body = parse_fields(RerankBody, call.data)
-    ignored = body.unknown_fields()
+    ignored = body.unknown_fields() + unused_task(body)
     if body.documents is not None:
         field, returned_as, originals = "documents", "document", body.documents
         if body.texts is not None:
@@ -91,9 +95,7 @@ def parse_rerank(call: Call) -> Plan:
             input_type=body.document_input_type,
             prefix="document_",
         ),
-        truncation=truncation(
-            truncate=body.truncate is not False, direction=body.truncation_direction
-        ),
+        truncation=truncation(body, default=True),
         deadline=call.deadline,
         documents_field=field,
     )

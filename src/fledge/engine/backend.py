@@ -7,7 +7,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ from fledge.engine.pipeline import Compilation, Pipeline, load_pipeline
 from fledge.engine.recipe import Recipe
 from fledge.engine.sources import ModelFolder
 from fledge.engine.tokenizer import SHORT_CHARS, Encoded
+from fledge.engine.workers import UNLOADED, Workers
 from fledge.errors import BackendUnavailable, ModelLoadError
 from fledge.types import EmbedJob, EmbedResult, Health, Item, ModelCard, Precision, Timings, Tokens
 
@@ -39,9 +39,7 @@ class LocalBackend:
         self._pipeline = pipeline
         self._lane = lane
         self._channel = Channel(pipeline.compute, pipeline.cost, rate=pipeline.rate)
-        # a list is spread over all cores by the library; the second thread is for a text that
-        # would wait behind it
-        self._tokenizing = ThreadPoolExecutor(2, thread_name_prefix="fledge-tokenize")
+        self._workers = Workers("fledge-tokenize")
         self._closed = False
         lane.attach(self._channel)
 
@@ -85,18 +83,16 @@ class LocalBackend:
         chars = sum(len(item) for item in job.items)
         if chars + len(job.prompt or "") * len(job.items) <= SHORT_CHARS:
             return self._pipeline.encode(job)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, self._pipeline.encode, job)
+        return await self._workers.run(self._pipeline.encode, job)
 
     async def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:
         """The tokens that `embed` would compute, before any truncation."""
         self._check_open()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, self._pipeline.tokenize, texts, prompt)
+        return await self._workers.run(self._pipeline.tokenize, texts, prompt)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BackendUnavailable("the model has been unloaded")
+            raise BackendUnavailable(UNLOADED)
 
     def health(self) -> Health:
         """Warm as long as the lane lives."""
@@ -113,7 +109,7 @@ class LocalBackend:
         if not self._closed:
             self._closed = True
             self._lane.detach(self._channel)
-            self._tokenizing.shutdown()
+            self._workers.close()
             self._pipeline.close()
 
 
@@ -167,7 +163,11 @@ def load_transformer(
                 raise
             log.warning("%s does not run in %s here: %s", source.id, candidate, error)
             continue
-        return LocalBackend(_card(source, recipe, pipeline, candidate), pipeline, lane)
+        try:
+            return LocalBackend(_card(source, recipe, pipeline, candidate), pipeline, lane)
+        except BaseException:
+            pipeline.close()
+            raise
     raise ModelLoadError(f"{source.id}: no precision runs on this machine")
 
 

@@ -189,29 +189,44 @@ class Pooled:
         vectors = np.zeros((len(texts), len(self.modes), self.table.size), np.float32)
         for vector, ids in zip(vectors, texts, strict=True):
             if len(ids):
-                self._pool(ids, vector)
+                vector[:] = self._pool(ids)
         return vectors.reshape(len(texts), self.size)
 
-    def _pool(self, ids: Ids, vector: NDArray[np.float32]) -> None:
-        rows = self.table.gather(ids).astype(np.float64)
-        total: float | None = None
-        if self.word_weights is not None:
-            weights = self.word_weights[ids].astype(np.float64)
-            rows *= weights[:, np.newaxis]
-            total = float(weights.sum())
+    def _pool(self, ids: Ids) -> NDArray[np.float64]:
+        """`[modes, size]` of one text of at least one token."""
+        found = np.zeros((len(self.modes), self.table.size), np.float64)
+        total = 0.0
+        for slab in _slabs(len(ids), self.table.size):
+            rows = self.table.gather(ids[slab]).astype(np.float64)
+            if self.word_weights is not None:
+                weights = self.word_weights[ids[slab]].astype(np.float64)
+                rows *= weights[:, np.newaxis]
+                total += float(weights.sum())
+            for place, mode in enumerate(self.modes):
+                found[place] = _joined(found[place], rows, slab.start, mode)
         for place, mode in enumerate(self.modes):
-            vector[place] = _pooled(rows, total, mode)
+            found[place] /= _divisor(len(ids), None if self.word_weights is None else total, mode)
+        return found
 
 
-def _pooled(rows: NDArray[np.float64], total: float | None, mode: PoolingMode) -> Any:
-    """One vector of `[t, size]`, t at least 1; `total` is the sum of the words' weights, if any."""
+def _joined(
+    found: NDArray[np.float64], rows: NDArray[np.float64], start: int, mode: PoolingMode
+) -> Any:
+    """What was found of a text's first `start` rows, and `[n, size]` more of them."""
     if mode == "max":
-        return rows.max(axis=0)
+        largest = rows.max(axis=0)
+        return np.maximum(found, largest) if start else largest
     if mode == "lasttoken":
         return rows[-1]
     if mode == "weightedmean":
-        shares = np.arange(1, len(rows) + 1, dtype=np.float64)
-        divisor = shares.sum() if total is None else total
-        return shares @ rows / max(divisor, SMALLEST_SUM)
-    divisor = max(len(rows) if total is None else total, SMALLEST_SUM)
-    return rows.sum(axis=0) / (divisor if mode == "mean" else np.sqrt(divisor))
+        return found + np.arange(start + 1, start + 1 + len(rows), dtype=np.float64) @ rows
+    return found + rows.sum(axis=0)
+
+
+def _divisor(count: int, total: float | None, mode: PoolingMode) -> float:
+    """Of what was found of all rows; `total` is the sum of the words' weights, if any."""
+    if mode in ("max", "lasttoken"):
+        return 1.0
+    shares = count * (count + 1) / 2 if mode == "weightedmean" else float(count)
+    divisor = max(shares if total is None else total, SMALLEST_SUM)
+    return divisor**0.5 if mode == "mean_sqrt_len_tokens" else divisor

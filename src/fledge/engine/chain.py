@@ -22,6 +22,7 @@ ROUTERS = ("Router", "Asym")
 ROUTER_CONFIGS = ("router_config.json", "config.json")
 ROUTER_PARAMETERS = ("default_route", "allow_empty_key", "route_mappings")
 MODALITY = "text"
+MAX_PAIR_CHARS = 200  # deep nesting can crash the interpreter itself
 SIMILARITIES: Mapping[str, Similarity] = {name: name for name in get_args(Similarity)}
 
 
@@ -81,7 +82,7 @@ def read_chain(root: Path) -> Sequence[Step] | Routing | None:
     try:
         entries = sorted(json.loads(path.read_bytes()), key=lambda entry: entry["idx"])
         steps = [_step(root, entry) for entry in entries]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptModel(f"{path}: malformed: {error!r}") from error
     places = [place for place, step in enumerate(steps) if step.kind in ROUTERS]
     if not places:
@@ -124,6 +125,8 @@ def _read_router(before: Sequence[Step], folder: Path, behind: Sequence[Step]) -
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptModel(f"{folder}/{ROUTER_CONFIGS[0]}: malformed: {error!r}") from error
     default = parameters.get("default_route")
+    if default is not None and not isinstance(default, str):
+        raise CorruptModel(f"{folder}: default_route {default!r} is no name")
     if default is None and parameters.get("allow_empty_key", True):
         default = next(iter(routes), None)
     unknown = {default, *mappings.values()} - {None, *routes}
@@ -140,6 +143,8 @@ def _read_router(before: Sequence[Step], folder: Path, behind: Sequence[Step]) -
 def _mappings(folder: Path, saved: Mapping[str, str]) -> Iterator[tuple[tuple[Any, Any], str]]:
     """`"('query', 'text')": route`, as Python wrote a pair of texts or None."""
     for spelled, route in saved.items():
+        if len(spelled) > MAX_PAIR_CHARS:
+            raise CorruptModel(f"{folder}: route_mappings: a pair of {len(spelled)} characters")
         try:
             side, modality = ast.literal_eval(spelled)
             hash((side, modality))

@@ -21,12 +21,16 @@ WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
 TORCH_FILE = "pytorch_model.bin"
 TORCH_INDEX_FILE = "pytorch_model.bin.index.json"
 
+ADAPTER_FILE = "adapter_config.json"
+"""Says that the weights beside it are changes to another model's."""
+
 FILE_NAMES = (
     CONFIG_FILE,
     MODULES_FILE,
     "config_sentence_transformers.json",
     "sentence_*_config.json",
     "router_config.json",
+    ADAPTER_FILE,
     "wordembedding_config.json",
     "whitespacetokenizer_config.json",
     "tokenizer*.json",
@@ -48,19 +52,28 @@ other runtimes, half-precision twins and code, which may be many times larger.""
 TORCH_FILE_NAMES = (TORCH_FILE, TORCH_INDEX_FILE, "pytorch_model-*-of-*.bin")
 """What torch.save wrote, wanted where there are no safetensors."""
 
-PLACES = ("", "[0-9]_*/", "[0-9][0-9]_*/", "*_[0-9]_*/")
+ROUTER_FOLDER = "[0-9]_[AR]*"
+"""Of a Router, or an Asym, that is not the first module: its own modules are within."""
+
+PLACES = ("", "[0-9]_*/", "[0-9][0-9]_*/", "*_[0-9]_*/", f"{ROUTER_FOLDER}/*_[0-9]_*/")
 """The root and module folders: `1_Pooling/`, `query_0_Transformer/`."""
 
 FILE_PATTERNS = tuple(place + name for place in PLACES for name in FILE_NAMES)
 TORCH_PATTERNS = tuple(place + name for place in PLACES for name in TORCH_FILE_NAMES)
 
-WEIGHTED = frozenset({"Transformer", "StaticEmbedding", "Dense", "LayerNorm"})
+WEIGHTED = frozenset(
+    {
+        "Transformer",
+        "StaticEmbedding",
+        "WordEmbeddings",
+        "WeightedLayerPooling",
+        "Dense",
+        "LayerNorm",
+    }
+)
 """Modules that have weights, in one file or in shards."""
 
 TOKENIZER_PATTERNS = ("tokenizer.json", "vocab.*", "*.model", "whitespacetokenizer_config.json")
-
-ROUTER_FOLDER = "[0-9]_[AR]*"
-"""Of a Router, or an Asym, that is not the first module: its own modules are within."""
 
 SMALL_BYTES = 2**20
 EDGE_BYTES = 64 * 2**10
@@ -96,7 +109,10 @@ def has_weights(names: Iterable[str]) -> bool:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return any(
+        fnmatch.fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")
+        for pattern in patterns
+    )
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -118,6 +134,8 @@ def what_is_missing(folder: Path) -> str | None:
     """
     if not is_model_folder(folder):
         return f"it has neither {CONFIG_FILE} nor {MODULES_FILE}"
+    if (folder / ADAPTER_FILE).is_file():
+        return None  # whole, as far as it goes; what it is is said when it is loaded
     modules = _modules(folder)
     weighted = [path for kind, path in modules if kind in WEIGHTED]
     found = {path: _weight_files(path) for path in (folder, *weighted, *_children(folder))}
@@ -162,8 +180,8 @@ def _here_or_below(folder: Path, pattern: str) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     content = _json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
-    return [index.parent / str(name) for name in names]
+    names = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
+    return [index.parent / name for name in names]
 
 
 def _modules(folder: Path) -> list[tuple[str, Path]]:
@@ -182,7 +200,7 @@ def _json(path: Path) -> Any:
     """The file's content, or None where it cannot be read: the loader will say what is wrong."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

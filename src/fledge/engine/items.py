@@ -64,14 +64,17 @@ def no_tokens(index: int) -> EmptyInput:
     return EmptyInput(f"`items[{index}]` has no tokens", field=f"items[{index}]")
 
 
-def check_total(total: int, limit: int | None) -> None:
+def check_total(total: int, limit: int | None, *, is_all: bool = True) -> None:
     """A job's tokens in all must not be more than its caller may send.
+
+    Args:
+        is_all: whether that is all of them; else there are at least so many.
 
     Raises:
         TooManyInputs: they are.
     """
     if limit is not None and total > limit:
         raise TooManyInputs(
-            f"the inputs have {total} tokens in all; at most {limit} may come in one request: "
-            "send fewer at a time"
+            f"the inputs have {'' if is_all else 'at least '}{total} tokens in all; "
+            f"at most {limit} may come in one request: send fewer at a time"
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, get_args
 
-from fledge.engine.architectures.family import Weight
+from fledge.engine.architectures.family import Weight, WeightKind
 from fledge.engine.ops.protocol import Activation, Ops, PoolingMode, VectorOps, X
 from fledge.errors import CorruptModel, UnsupportedModel
 
@@ -150,12 +150,15 @@ class Dense:
     @property
     def weights(self) -> Sequence[Weight]:
         """`linear.*` in the module's own folder."""
-        table = [Weight(f"{self.name}.weight", "linear.weight", "matrix")]
+        table: list[tuple[str, str, WeightKind]] = [("weight", "linear.weight", "matrix")]
         if self.bias:
-            table.append(Weight(f"{self.name}.bias", "linear.bias", "vector"))
+            table.append(("bias", "linear.bias", "vector"))
         if self.residual and self.in_features != self.out_features:
-            table.append(Weight(f"{self.name}.residual.weight", "residual.weight", "matrix"))
-        return table
+            table.append(("residual.weight", "residual.weight", "matrix"))
+        return [
+            Weight(f"{self.name}.{name}", source, kind, rows=self.out_features)
+            for name, source, kind in table
+        ]
 
     def output_size(self, input_size: int) -> int:
         """`out_features`, if the input fits."""
@@ -226,12 +229,12 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CorruptModel: the file is no JSON object.
     """
-    if not path.is_file():
-        return {}
     try:
+        if not path.is_file():
+            return {}
         value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptModel(f"{path}: not valid JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptModel(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CorruptModel(f"{path}: a JSON object is expected")
     return value

@@ -139,7 +139,8 @@ def _check_sizes(recipe: Recipe, weights: Mapping[str, Array]) -> None:
     The runtime takes the sizes of matrices from the weights, where the arithmetic takes them from
     the config, and it looks up whatever it is asked for, also beyond the end of a table.
     """
-    for weight in recipe.family.weights(recipe.shape):
+    modules = (weight for module, _ in recipe.modules for weight in module.weights)
+    for weight in (*recipe.family.weights(recipe.shape), *modules):
         if weight.rows is not None and len(weights[weight.name]) != weight.rows:
             raise _misfit(recipe, weight.name, weight.rows, weights)
     shape = recipe.shape

@@ -13,6 +13,7 @@ from typing import Any
 from fledge.engine.architectures.family import Family, Shape
 from fledge.engine.architectures.registry import find_family
 from fledge.engine.chain import Routing, Speech, Step, read_chain, read_speech
+from fledge.engine.folders import ADAPTER_FILE
 from fledge.engine.modules import (
     Module,
     Normalize,
@@ -34,7 +35,7 @@ class Recipe:
         folder: where the transformer's config, tokenizer and weights are.
         modules: the steps behind the transformer with their folders, without a trailing Normalize.
         normalizes: whether there is one.
-        max_seq_length: most tokens of one input, never more than the position table has.
+        max_seq_length: most tokens of one input, never more than the network has positions for.
         do_lower_case: lower-case texts before the tokenizer's own normalizer.
         route: which of a model's routes this is; empty where there is but one.
     """
@@ -95,11 +96,7 @@ def read_recipe(root: Path, steps: Sequence[Step] | None = None, *, route: str =
     config = read_json(folder / "config.json")
     if not config:
         raise CorruptModel(f"{folder} has no config.json; is it a model's folder?")
-    if config.get("quantization_config"):
-        raise UnsupportedModel(
-            f"{folder}/config.json: quantization_config: the weights are quantized already; "
-            "take the original model, and Fledge's own precision int8"
-        )
+    _refuse_other_networks(folder, config)
     model_type = str(config.get("model_type", ""))
     family = find_family(model_type)
     try:
@@ -126,6 +123,27 @@ def read_recipe(root: Path, steps: Sequence[Step] | None = None, *, route: str =
         speech=read_speech(root),
         route=route,
     )
+
+
+def _refuse_other_networks(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what makes another network of the one that `model_type` names."""
+    code = config.get("auto_map")
+    if isinstance(code, Mapping) and "AutoModel" in code:
+        raise UnsupportedModel(
+            f"{folder}/config.json: auto_map: the network is code of the repository "
+            f"({code['AutoModel']!r}), which Fledge does not run; as {config.get('model_type')!r} "
+            "it would give other vectors"
+        )
+    if (folder / ADAPTER_FILE).is_file():
+        raise UnsupportedModel(
+            f"{folder} holds an adapter ({ADAPTER_FILE}) for another model; merge it into that "
+            "model (`merge_and_unload` of peft) and save the result"
+        )
+    if config.get("quantization_config"):
+        raise UnsupportedModel(
+            f"{folder}/config.json: quantization_config: the weights are quantized already; "
+            "take the original model, and Fledge's own precision int8"
+        )
 
 
 def _bare_pooling(config: Mapping[str, Any]) -> Pooling:
@@ -165,10 +183,11 @@ def _modules(root: Path, steps: Sequence[Step], *, gives_states: bool) -> list[t
 
 
 def _max_seq_length(folder: Path, saved: TransformerConfig, shape: Shape) -> int:
-    """As sentence-transformers decides it, but never beyond the position table.
+    """As sentence-transformers decides it, but never beyond the network's positions.
 
     `max_seq_length` of its own config counts; without one, the tokenizer's `model_max_length`,
-    which is absurdly large where it means "no limit".
+    which is absurdly large where it means "no limit". Where positions are rotary, and would go on,
+    sentence-transformers takes the saved limit; nothing was trained for it, so here it is cut too.
     """
     limit = saved.max_seq_length
     if limit is None:

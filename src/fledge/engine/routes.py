@@ -47,7 +47,7 @@ class RoutedBackend:
     Args:
         routing: which route a job takes.
         routes: a backend for each route that some job can take, in the order of `reachable`. They
-            belong to this one. Two names may have the same backend.
+            belong to this one.
 
     Raises:
         CorruptModel: the routes' vectors have different lengths.
@@ -56,7 +56,7 @@ class RoutedBackend:
     def __init__(self, routing: Routing, routes: Mapping[str, RunningModel]) -> None:
         self._routing = routing
         self._routes = routes
-        self._backends = list({id(one): one for one in routes.values()}.values())
+        self._backends = list(routes.values())
         self._card = _joined_card([one.card for one in self._backends])
 
     @property

@@ -19,6 +19,9 @@ _VARINT, _EIGHT_BYTES, _COUNTED_BYTES, _FOUR_BYTES = 0, 1, 2, 5
 _FIXED_SIZES = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
 _MAX_VARINT_BYTES = 10
 
+MAX_PIECE_CHARS = 512
+"""Finding the merges takes the square of a piece's length; published pieces have up to 64."""
+
 _PIECE, _TRAINER, _NORMALIZER = 1, 2, 3
 """The parts of the file."""
 
@@ -87,7 +90,13 @@ def merges_of(pieces: list[Piece]) -> tuple[dict[str, int], list[tuple[str, str]
 
     Every way to put a piece together of two others is a merge, those of lower ids first: the order
     of `generate_merges` of transformers 5 without scores.
+
+    Raises:
+        ValueError: a piece is longer than `MAX_PIECE_CHARS`.
     """
+    longest = max((len(piece.text) for piece in pieces), default=0)
+    if longest > MAX_PIECE_CHARS:
+        raise ValueError(f"a piece has {longest} characters; at most {MAX_PIECE_CHARS} are read")
     vocab = {piece.text: index for index, piece in enumerate(pieces)}
     merges = [
         (text[:cut], text[cut:])

@@ -5,7 +5,7 @@ They are spread over up to four files. `tokenizer_config.json` wins; `special_to
 `PreTrainedTokenizerBase._from_pretrained` and the constructor of `TokenizersBackend`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,11 @@ from fledge.engine.modules import read_json
 from fledge.errors import CorruptModel
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_STANDARD_KEYS = frozenset(
+    f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+)
+"""Those that every tokenizer may name; further ones are of a model's own."""
+
 _LISTS = ("extra_special_tokens", "additional_special_tokens")
 
 
@@ -54,15 +59,12 @@ class SpecialTokens:
         A token that is named but neither listed nor in the vocabulary is left out: transformers
         would invent an id for it, which the model has no embedding for.
         """
-        names = {token.content for token in self.named.values()}
         tokens = [self.listed[index] for index in sorted(self.listed)]
         known = {token.content for token in tokens}
         for token in (*self.named.values(), *self.extra):
             if token.content not in known and tokenizer.token_to_id(token.content) is not None:
                 known.add(token.content)
                 tokens.append(token)
-        for token in tokens:
-            token.special = token.special or token.content in names
         tokenizer.add_tokens(tokens)
 
 
@@ -86,14 +88,17 @@ def read_special_tokens(
     if decoder is None:
         keys |= read_json(folder / "special_tokens_map.json")
     named, extra = _named_and_extra(keys, defaults)
+    names = {token.content for token in named.values()}
     if decoder is not None:
-        return SpecialTokens(named, extra, _decoder(decoder))
-    special = {token.content for token in (*named.values(), *extra)}
+        return SpecialTokens(named, extra, _decoder(decoder, names))
+    special = names | {token.content for token in extra}
     listed = {
         _index(index): AddedToken(text, normalized=text not in special, special=text in special)
         for text, index in read_json(folder / "added_tokens.json").items()
     }
-    return SpecialTokens(named, extra, listed | dict(listed_elsewhere))
+    for index, token in listed_elsewhere.items():
+        listed[index] = _made_special(token) if token.content in names else token
+    return SpecialTokens(named, extra, listed)
 
 
 def _named_and_extra(
@@ -103,7 +108,7 @@ def _named_and_extra(
     values |= {
         key: value
         for key, value in keys.items()
-        if key.endswith("_token") and not isinstance(value, bool)
+        if key in _STANDARD_KEYS or (key.endswith("_token") and _is_token(value))
     }
     given = [keys[name] for name in _LISTS if name in keys]
     extra: Any = next(filter(None, given), ()) if given else defaults.extra
@@ -112,16 +117,35 @@ def _named_and_extra(
         extra = ()
     if not isinstance(extra, Sequence) or isinstance(extra, str):
         raise CorruptModel(f"extra_special_tokens: a list of tokens is expected, not {extra!r}")
-    named = {key: _token(value) for key, value in values.items() if value is not None}
+    named = {
+        key: _token(value, is_named=True) for key, value in values.items() if value is not None
+    }
     if defaults.strips_before_mask and isinstance(values.get("mask_token"), str):
         named["mask_token"] = AddedToken(values["mask_token"], lstrip=True, special=True)
     return named, [_token(value) for value in extra]
 
 
-def _decoder(value: Any) -> dict[int, AddedToken]:
+def _is_token(value: Any) -> bool:
+    content = value.get("content") if isinstance(value, Mapping) else value
+    return isinstance(content, str)
+
+
+def _decoder(value: Any, names: Collection[str]) -> dict[int, AddedToken]:
     if not isinstance(value, Mapping):
         raise CorruptModel("added_tokens_decoder: an object of tokens by id is expected")
-    return {_index(index): _token(token, special=False) for index, token in value.items()}
+    return {
+        _index(index): _token(
+            token,
+            special=False,
+            is_named=isinstance(token, Mapping) and token.get("content") in names,
+        )
+        for index, token in value.items()
+    }
+
+
+def _made_special(token: AddedToken) -> AddedToken:
+    flags = {name: getattr(token, name) for name in _FLAGS}
+    return AddedToken(token.content, **{**flags, "special": True})
 
 
 def _index(value: Any) -> int:
@@ -131,8 +155,14 @@ def _index(value: Any) -> int:
         raise CorruptModel(f"an added token has the id {value!r}, which is no number") from error
 
 
-def _token(value: Any, *, special: bool = True) -> AddedToken:
-    """A token from its text or from an object with flags, `special` unless that says otherwise."""
+def _token(value: Any, *, special: bool = True, is_named: bool = False) -> AddedToken:
+    """A token from its text or from an object with flags.
+
+    Args:
+        special: what holds where there is no such flag.
+        is_named: it is special whatever its flag says; and then, as for all special tokens, texts
+            are searched for it as they came unless the flag `normalized` is set.
+    """
     if isinstance(value, AddedToken):
         return value
     if isinstance(value, Mapping):
@@ -142,4 +172,7 @@ def _token(value: Any, *, special: bool = True) -> AddedToken:
         flags, content = {}, value
     if not isinstance(content, str):
         raise CorruptModel(f"a special token is {value!r}, neither a text nor an object with one")
-    return AddedToken(content, **{"special": special, **flags})
+    flags = {"special": special, **flags}
+    if is_named:
+        flags["special"] = True
+    return AddedToken(content, **flags)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import tokenizers
 
 from fledge.engine.modules import read_json, refuse_unknown
+from fledge.engine.tokenizer_files import PROBE
 from fledge.errors import CorruptModel
 from fledge.types import Tokens, TruncationSide
 
@@ -30,6 +31,11 @@ class Splitter(Protocol):
     @property
     def vocab_size(self) -> int:
         """Ids are below it."""
+        ...
+
+    @property
+    def max_word_chars(self) -> int:
+        """A word of more characters is one token as a whole; 0 where there is no such limit."""
         ...
 
     def ids(self, texts: Sequence[str]) -> list[Sequence[int]]:
@@ -48,6 +54,7 @@ class JsonSplitter:
         self._tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1  # there may be gaps
+        self.max_word_chars = int(getattr(tokenizer.model, "max_input_chars_per_word", 0))
         self.median_chars = _median([len(token) for token in vocabulary])
 
     def ids(self, texts: Sequence[str]) -> list[Sequence[int]]:
@@ -93,22 +100,31 @@ def read_json_splitter(folder: Path) -> tuple[JsonSplitter, Cut | None]:
     """Read `tokenizer.json`, and the truncation that it asks for, which is switched off in it.
 
     Raises:
-        CorruptModel: the file is missing or damaged.
+        CorruptModel: the file is missing or damaged, or would cut every text down to nothing.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CorruptModel(f"{folder} has no tokenizer.json")
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
+        truncation = tokenizer.truncation
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode(PROBE, add_special_tokens=False)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and a panic is not even one
         raise CorruptModel(f"{path}: not a readable tokenizer: {error}") from error
-    cut = None
-    if tokenizer.truncation is not None:
-        side: TruncationSide = "left" if tokenizer.truncation["direction"] == "left" else "right"
-        cut = Cut(tokenizer.truncation["max_length"], side)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return JsonSplitter(tokenizer), cut
+    return JsonSplitter(tokenizer), None if truncation is None else _read_cut(path, truncation)
+
+
+def _read_cut(path: Path, truncation: Mapping[str, Any]) -> Cut:
+    max_tokens = truncation["max_length"]
+    if max_tokens < 1:
+        raise CorruptModel(
+            f"{path}: its truncation has max_length {max_tokens}; at least 1 token must be left"
+        )
+    return Cut(max_tokens, "left" if truncation["direction"] == "left" else "right")
 
 
 class WhitespaceSplitter:
@@ -122,6 +138,8 @@ class WhitespaceSplitter:
         stop_words: words that give no token.
         do_lower_case: lower-case the text before anything else.
     """
+
+    max_word_chars = 0
 
     def __init__(
         self, vocabulary: Mapping[str, int], stop_words: frozenset[str], *, do_lower_case: bool
@@ -171,18 +189,18 @@ def read_whitespace_splitter(folder: Path) -> WhitespaceSplitter:
     except (KeyError, TypeError) as error:
         raise CorruptModel(f"{path} lacks or garbles a field: {error!r}") from error
     return WhitespaceSplitter(
-        read_vocabulary(path, words),
+        {word: place for place, word in enumerate(read_words(path, words))},
         stop_words,
         do_lower_case=bool(config.get("do_lower_case", False)),
     )
 
 
-def read_vocabulary(path: Path, words: object) -> dict[str, int]:
-    """Word -> place in a list of words; of a word that is there twice, the later one.
+def read_words(path: Path, words: object) -> list[str]:
+    """A vocabulary as it is saved: each word's id is its place, the later one if it is there twice.
 
     Raises:
         CorruptModel: it is no list of texts.
     """
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise CorruptModel(f"{path}: vocab must be a list of texts")
-    return {word: place for place, word in enumerate(words)}
+    return words

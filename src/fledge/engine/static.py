@@ -8,140 +8,68 @@ holds, and stops as soon as it has more tokens than it may.
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from fledge.engine.bags import Ids
-from fledge.engine.items import check_ids, check_total, check_unicode, no_tokens, too_long
+from fledge.engine.items import check_total, no_tokens
 from fledge.engine.ops.numpy import NumpyOps
 from fledge.engine.sources import ModelFolder
-from fledge.engine.splitters import Splitter
-from fledge.engine.static_recipe import Limits, StaticRecipe
+from fledge.engine.static_recipe import StaticRecipe
+from fledge.engine.static_tokenizer import CHARS_PER_TOKEN, Split, StaticTokenizer
+from fledge.engine.workers import UNLOADED, Workers
 from fledge.errors import (
     BackendUnavailable,
     ComputeError,
     CorruptModel,
     DeadlineExceeded,
-    InvalidRequest,
     Overloaded,
 )
-from fledge.types import (
-    EmbedJob,
-    EmbedResult,
-    Health,
-    Item,
-    ModelCard,
-    Timings,
-    Tokens,
-    Truncation,
-    Vectors,
-)
+from fledge.types import EmbedJob, EmbedResult, Health, Item, ModelCard, Timings, Tokens, Vectors
 
 INLINE_CHARS = 1_000
 INLINE_NUMBERS = 2**18
-"""Of a request that is answered on the event loop, within about a millisecond."""
+"""Of a request that is answered on the event loop, within about a millisecond: characters, and
+numbers of its vectors and of the weights that each of them is multiplied by."""
 
 GROUP_CHARS = 2**20
 GROUP_NUMBERS = 2**24
 """Characters, and numbers of the first vectors, that are worked on at once."""
 
-CHARS_PER_TOKEN = 4
 TOKENS_PER_S = 1_000_000
-"""Guesses, for refusing what would wait too long."""
+"""A guess, for refusing what would wait too long."""
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
-    """One item, ready to be computed: its ids, and whether anything was cut away."""
+class _Loaded:
+    """All that is let go when the model is unloaded."""
 
-    ids: Ids
-    is_cut: bool
+    recipe: StaticRecipe
+    tokenizer: StaticTokenizer
+    ops: NumpyOps
 
-
-class StaticTokenizer:
-    """Items to ids: prompts, limits and cutting, with no special tokens to mind."""
-
-    def __init__(self, splitter: Splitter, limits: Limits) -> None:
-        self._splitter = splitter
-        self._limits = limits
-
-    def split(
-        self, items: Sequence[Item], *, first: int, prompt: str | None, truncation: Truncation
-    ) -> list[Split]:
-        """A part of a job's items as ids.
+    def vectors(self, texts: Sequence[Ids], first: int) -> Vectors:
+        """One vector each.
 
         Args:
-            first: the number of the first one in the job, for errors.
-            prompt: put before each text, not before token ids.
-            truncation: what happens beyond the limit.
+            first: the number of the first text in its job, for errors.
 
         Raises:
-            InputTooLong: an item is too long and `truncation.refuse` is set.
-            InvalidRequest: a token id outside the vocabulary, half of a surrogate pair in a text,
-                or a limit without room for anything.
+            EmptyInput: a text without tokens, where the model has no vector for it.
+            ComputeError: a vector is not finite.
         """
-        limit, is_left = self._limit(truncation), self._is_left(truncation)
-        check_unicode(items, first)
-        texts = [(prompt or "") + item for item in items if isinstance(item, str)]
-        heads = [self._head(text, limit, is_left=is_left) for text in texts]
-        of_texts = zip(texts, heads, self._splitter.ids(heads) if heads else (), strict=True)
-        found = []
-        for index, item in enumerate(items, start=first):
-            is_whole = True
-            if isinstance(item, str):
-                text, head, ids = next(of_texts)
-                is_whole = len(head) == len(text)
-            else:
-                ids = item
-            if (is_cut := len(ids) > limit or not is_whole) and truncation.refuse:
-                raise too_long(index, limit, len(ids), is_whole=is_whole)
-            kept = ids[-limit:] if is_left else ids[:limit]
-            if not isinstance(item, str):
-                check_ids(kept, index, self._splitter.vocab_size)
-            array = np.asarray(kept, np.int32)
-            if isinstance(item, str) and self._limits.dropped_id is not None:
-                array = array[array != self._limits.dropped_id]
-            found.append(Split(array, is_cut))
-        return found
-
-    def tokens(self, texts: Sequence[str], prompt: str | None) -> list[Tokens]:
-        """The tokens of texts with their places, nothing cut.
-
-        Raises:
-            InvalidRequest: half of a surrogate pair in a text.
-        """
-        check_unicode(texts)
-        dropped = self._limits.dropped_id
-        found = self._splitter.tokens([(prompt or "") + text for text in texts])
-        if dropped is None:
-            return found
-        kept = [[n for n, token in enumerate(one.ids) if token != dropped] for one in found]
-        return [
-            Tokens([one.ids[n] for n in places], [one.offsets[n] for n in places])
-            for one, places in zip(found, kept, strict=True)
-        ]
-
-    def _limit(self, truncation: Truncation) -> int:
-        if truncation.max_tokens is None:
-            return self._limits.max_tokens
-        if truncation.max_tokens < 1:
-            raise InvalidRequest(
-                f"max_tokens is {truncation.max_tokens}, which leaves no room for a text",
-                field="max_tokens",
-            )
-        return min(truncation.max_tokens, self._limits.max_tokens)
-
-    def _is_left(self, truncation: Truncation) -> bool:
-        return (truncation.side or self._limits.side) == "left"
-
-    def _head(self, text: str, limit: int, *, is_left: bool) -> str:
-        """As many characters as the model itself looks at."""
-        if self._limits.chars_per_token is None:
-            return text
-        chars = max(limit * self._limits.chars_per_token, 1)
-        return text[-chars:] if is_left else text[:chars]
+        if self.recipe.bag.needs_tokens:
+            for index, ids in enumerate(texts, start=first):
+                if not len(ids):
+                    raise no_tokens(index)
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+            vectors = self.recipe.bag.vectors(texts)
+            for module in self.recipe.modules:
+                vectors = module.apply(self.ops, vectors)
+        if not np.isfinite(vectors).all():
+            raise ComputeError("the model computed a vector that is not finite")
+        return vectors
 
 
 class StaticBackend:
@@ -149,12 +77,12 @@ class StaticBackend:
 
     def __init__(self, card: ModelCard, recipe: StaticRecipe, *, max_queued_tokens: int) -> None:
         self._card = card
-        self._recipe = recipe
-        self._tokenizer = StaticTokenizer(recipe.splitter, recipe.limits)
-        self._ops = NumpyOps(recipe.weights)
+        tokenizer = StaticTokenizer(recipe.splitter, recipe.limits)
+        self._loaded: _Loaded | None = _Loaded(recipe, tokenizer, NumpyOps(recipe.weights))
+        self._numbers = recipe.bag.size + sum(one.size for one in recipe.weights.values())
         self._max_queued_tokens = max_queued_tokens
         self._queued_tokens = 0
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="fledge-static")
+        self._workers = Workers("fledge-static")
         self._closed = False
 
     @property
@@ -167,9 +95,9 @@ class StaticBackend:
         self._check_open()
         entered = time.perf_counter()
         chars = _chars(job.items) + len(job.prompt or "") * len(job.items)
-        if chars <= INLINE_CHARS and len(job.items) * self._recipe.bag.size <= INLINE_NUMBERS:
+        if chars <= INLINE_CHARS and len(job.items) * self._numbers <= INLINE_NUMBERS:
             return self._compute(job, entered)
-        tokens = chars // CHARS_PER_TOKEN + len(job.items)
+        tokens = self._about_tokens(job)
         if self._queued_tokens and self._queued_tokens + tokens > self._max_queued_tokens:
             raise Overloaded(
                 f"about {self._queued_tokens} tokens are waiting already, and at most "
@@ -179,59 +107,46 @@ class StaticBackend:
             )
         self._queued_tokens += tokens
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._compute, job, entered
-            )
+            return await self._workers.run(self._compute, job, entered)
         finally:
             self._queued_tokens -= tokens
 
+    def _about_tokens(self, job: EmbedJob) -> int:
+        """A guess, from lengths alone: no item gives more than the model takes."""
+        limit, prompt_chars = self._card.max_seq_length, len(job.prompt or "")
+        about = sum(
+            min((len(item) + prompt_chars) // CHARS_PER_TOKEN + 1, limit) for item in job.items
+        )
+        return about if job.max_total_tokens is None else min(about, job.max_total_tokens)
+
     def _compute(self, job: EmbedJob, entered: float) -> EmbedResult:
+        loaded = self._open()
         started = time.perf_counter()
-        if job.deadline is not None and job.deadline < time.monotonic():
-            raise DeadlineExceeded(f"gave up after {started - entered:.1f} s in the queue")
-        splits: list[tuple[int, bool]] = []
-        vectors: list[Vectors] = []
-        total, tokenize_s = 0, 0.0
-        for first, items in _groups(job, self._recipe.bag.size):
-            begun = time.perf_counter()
-            found = self._tokenizer.split(
-                items, first=first, prompt=job.prompt, truncation=job.truncation
-            )
-            tokenize_s += time.perf_counter() - begun
-            splits += [(len(one.ids), one.is_cut) for one in found]
+        splits: list[Split] = []
+        groups: list[tuple[int, int]] = []
+        total = 0
+        for first, items in _groups(job, loaded.recipe.bag.size):
+            _check_deadline(job, entered)
+            found = loaded.tokenizer.split(job, items, first=first, taken=total)
             total += sum(len(one.ids) for one in found)
-            check_total(total, job.max_total_tokens)
-            vectors.append(self._vectors([one.ids for one in found], first))
-        compute_s = time.perf_counter() - started - tokenize_s
+            splits += found
+            groups.append((first, len(splits)))
+            check_total(total, job.max_total_tokens, is_all=len(splits) == len(job.items))
+        tokenized = time.perf_counter()
+        vectors: list[Vectors] = []
+        for first, end in groups:
+            _check_deadline(job, entered)
+            vectors.append(loaded.vectors([one.ids for one in splits[first:end]], first))
         return EmbedResult(
             vectors=np.concatenate(vectors),
-            token_counts=[count for count, _ in splits],
-            truncated=[is_cut for _, is_cut in splits],
+            token_counts=[len(one.ids) for one in splits],
+            truncated=[one.is_cut for one in splits],
             timings=Timings(
-                tokenize_ms=tokenize_s * 1000,
+                tokenize_ms=(tokenized - started) * 1000,
                 queue_ms=(started - entered) * 1000,
-                compute_ms=compute_s * 1000,
+                compute_ms=(time.perf_counter() - tokenized) * 1000,
             ),
         )
-
-    def _vectors(self, texts: Sequence[Ids], first: int) -> Vectors:
-        """One vector each.
-
-        Raises:
-            EmptyInput: a text without tokens, where the model has no vector for it.
-            ComputeError: a vector is not finite.
-        """
-        if self._recipe.bag.needs_tokens:
-            for index, ids in enumerate(texts, start=first):
-                if not len(ids):
-                    raise no_tokens(index)
-        with np.errstate(over="ignore", invalid="ignore"):  # looked for below
-            vectors = self._recipe.bag.vectors(texts)
-            for module in self._recipe.modules:
-                vectors = module.apply(self._ops, vectors)
-        if not np.isfinite(vectors).all():
-            raise ComputeError("the model computed a vector that is not finite")
-        return vectors
 
     def warm_up(self) -> None:
         """Compute one token.
@@ -239,26 +154,31 @@ class StaticBackend:
         Raises:
             CorruptModel: the model computes no number at all, or more or fewer than it promises.
         """
+        loaded = self._open()
         try:
-            vectors = self._vectors([np.zeros(1, np.int32)], 0)
+            vectors = loaded.vectors([np.zeros(1, np.int32)], 0)
         except ComputeError as error:
             raise CorruptModel(f"the model's warm-up failed: {error}") from error
-        if vectors.shape[1] != self._recipe.dimension:
+        if vectors.shape[1] != loaded.recipe.dimension:
             raise CorruptModel(
                 f"the model's vectors have {vectors.shape[1]} numbers, "
-                f"but its configs speak of {self._recipe.dimension}"
+                f"but its configs speak of {loaded.recipe.dimension}"
             )
 
     async def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:
         """The tokens that `embed` would compute, before any truncation."""
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._tokenizer.tokens, texts, prompt
-        )
+        return await self._workers.run(self._open().tokenizer.tokens, texts, prompt)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BackendUnavailable("the model has been unloaded")
+            raise BackendUnavailable(UNLOADED)
+
+    def _open(self) -> _Loaded:
+        """What to compute with; accepted work keeps it while the model is being unloaded."""
+        if (loaded := self._loaded) is None:
+            raise BackendUnavailable(UNLOADED)
+        return loaded
 
     def health(self) -> Health:
         """Warm until it is closed."""
@@ -269,9 +189,15 @@ class StaticBackend:
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
     def close(self) -> None:
-        """Finish what was accepted. Safe to call twice."""
+        """Finish what was accepted, and give the memory back. Safe to call twice."""
         self._closed = True
-        self._threads.shutdown()
+        self._workers.close()
+        self._loaded = None
+
+
+def _check_deadline(job: EmbedJob, entered: float) -> None:
+    if job.deadline is not None and job.deadline < time.monotonic():
+        raise DeadlineExceeded(f"gave up after {time.perf_counter() - entered:.1f} s")
 
 
 def _chars(items: Sequence[Item]) -> int:

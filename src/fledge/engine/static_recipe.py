@@ -6,7 +6,7 @@ package computes it, also where a `modules.json` stands beside it: at most 512 t
 `max_length` says otherwise, and unknown tokens left out. The two differ in such texts only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fledge.engine.architectures.family import Weight
 from fledge.engine.bags import Bag, Counts, Mean, Pooled, TokenTable
 from fledge.engine.chain import PACKAGE, Speech, Step, read_speech
 from fledge.engine.modules import (
@@ -28,8 +29,8 @@ from fledge.engine.splitters import (
     Splitter,
     WhitespaceSplitter,
     read_json_splitter,
-    read_vocabulary,
     read_whitespace_splitter,
+    read_words,
 )
 from fledge.engine.tensorfile import Array, read_tensor
 from fledge.engine.weights import Located, locate
@@ -122,7 +123,7 @@ def read_static(root: Path, steps: Sequence[Step] | None = None) -> StaticRecipe
     steps = steps or [Step("StaticEmbedding", root)]
     try:
         head, behind = _HEADS[steps[0].kind](steps)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CorruptModel(
             f"{steps[0].folder}: the config of {steps[0].kind} lacks or garbles a field: {error!r}"
         ) from error
@@ -176,10 +177,20 @@ def _read_modules(
         if module.weights:
             tensors = locate(step.folder)
             weights |= {
-                weight.name: _floats(step.folder, tensors, weight.source)
+                weight.name: _module_weight(step.folder, tensors, weight)
                 for weight in module.weights
             }
     return modules, weights
+
+
+def _module_weight(folder: Path, tensors: Mapping[str, Located], weight: Weight) -> Vectors:
+    tensor = _floats(folder, tensors, weight.source)
+    if weight.rows is not None and tensor.shape[:1] != (weight.rows,):
+        raise CorruptModel(
+            f"{folder}: {weight.source!r} has shape {list(tensor.shape)}, "
+            f"but the module's config speaks of {weight.rows} rows"
+        )
+    return tensor
 
 
 def _read_static_embedding(steps: Sequence[Step]) -> tuple[_Head, Sequence[Step]]:
@@ -230,14 +241,15 @@ def _read_bow(steps: Sequence[Step]) -> tuple[_Head, Sequence[Step]]:
     folder = steps[0].folder
     config = read_json(folder / "config.json")
     refuse_unknown(folder, config, *("vocab", *_WEIGHTED_WORDS, "cumulative_term_frequency"))
-    words = list(dict.fromkeys(read_vocabulary(folder, config["vocab"])))
+    words = dict.fromkeys(read_words(folder, config["vocab"]))  # each at its first place
     if not words:
         raise CorruptModel(f"{folder}: vocab has no words")
     bag = Counts(
         _word_weights(folder, words, config),
         is_cumulative=bool(config.get("cumulative_term_frequency", True)),
     )
-    splitter = WhitespaceSplitter(read_vocabulary(folder, words), frozenset(), do_lower_case=False)
+    vocabulary = {word: place for place, word in enumerate(words)}
+    splitter = WhitespaceSplitter(vocabulary, frozenset(), do_lower_case=False)
     return _Head(kind="bow", splitter=splitter, bag=bag, pooling=()), steps[1:]
 
 
@@ -245,7 +257,7 @@ _WEIGHTED_WORDS = ("word_weights", "unknown_word_weight")
 
 
 def _word_weights(
-    folder: Path, words: Sequence[str], config: Mapping[str, Any]
+    folder: Path, words: Collection[str], config: Mapping[str, Any]
 ) -> NDArray[np.float32]:
     """Each word's own weight, else that of its lower case, else the one of unknown words."""
     saved = dict(config.get("word_weights", {}))
@@ -299,8 +311,7 @@ def _read_word_weights(folder: Path) -> NDArray[np.float32]:
     """Of the words of a vocabulary in its order, whatever the weights file beside it says."""
     config = read_json(folder / "config.json")
     refuse_unknown(folder, config, "vocab", *_WEIGHTED_WORDS)
-    read_vocabulary(folder, config["vocab"])
-    return _word_weights(folder, config["vocab"], config)
+    return _word_weights(folder, read_words(folder, config["vocab"]), config)
 
 
 _HEADS = {

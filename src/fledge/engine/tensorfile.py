@@ -97,6 +97,12 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def _read_entry(path: Path, name: str, entry: Any, *, data_start: int, data_end: int) -> TensorInfo:
+    kind = entry.get("dtype") if isinstance(entry, Mapping) else None
+    if isinstance(kind, str) and kind not in DTYPES:
+        raise UnsupportedModel(
+            f"{path}: tensor {name!r} is of type {kind!r}; Fledge reads {', '.join(DTYPES)}: "
+            "take the original model, not a quantized one"
+        )
     try:
         dtype = DTYPES[entry["dtype"]]
         shape = tuple(_natural(size) for size in entry["shape"])

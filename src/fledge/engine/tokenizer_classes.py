@@ -7,8 +7,9 @@ vectors of the latter. Sources: the constructors in `models/*/tokenization_*.py`
 and `AutoTokenizer.from_pretrained` for which class a folder gets.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -34,6 +35,37 @@ REGISTERED = {
 
 WRONGLY_DECLARED = {"modernbert", "qwen2"}
 """Model types whose folders name a wrong class so often that the registered one wins."""
+
+ALIASES = {
+    **dict.fromkeys(("PreTrainedTokenizer", "PythonBackend", "BloomTokenizer"), PLAIN),
+    **dict.fromkeys(
+        (
+            *("DistilBertTokenizer", "ElectraTokenizer", "LayoutLMTokenizer", "LxmertTokenizer"),
+            *("MobileBertTokenizer", "SqueezeBertTokenizer"),
+        ),
+        "BertTokenizer",
+    ),
+    **dict.fromkeys(
+        ("BartTokenizer", "LEDTokenizer", "LongformerTokenizer", "MvpTokenizer"),
+        "RobertaTokenizer",
+    ),
+    "Phi3Tokenizer": "LlamaTokenizer",
+}
+"""Names under which transformers 5 has another class, by itself or by `SLOW_TO_FAST_CONVERTERS`."""
+
+IN_PYTHON = frozenset(
+    f"{name}Tokenizer"
+    for name in (
+        *("Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BioGpt", "BlenderbotSmall"),
+        *("ByT5", "Canine", "Clvp", "Cpm", "CpmAnt", "CTRL", "Dia", "Esm", "Flaubert", "FSMT"),
+        *("GPTNeoXJapanese", "GPTSw3", "LayoutXLM", "M2M100", "Marian", "Mgpstr", "MyT5"),
+        *("Perceiver", "Phobert", "PLBart", "ProphetNet", "RoCBert", "RoFormer", "Siglip"),
+        *("Speech2Text", "SpeechT5", "Tapas", "Vits", "Wav2Vec2CTC", "XLM"),
+    )
+)
+"""Classes of transformers 5 that do more than a tokenizer.json can say, or do not read it."""
+
+_WITH_ENDS = {"GemmaTokenizer", "LlamaTokenizer"}
 
 BLANK = "\N{LOWER ONE EIGHTH BLOCK}"
 """SentencePiece's word boundary."""
@@ -81,6 +113,8 @@ class TokenizerClass:
         fairseq: how the ids of a SentencePiece file are moved to make room for fairseq's own.
         extra: further special tokens, unless the folder names some.
         strips_before_mask: the mask token takes the white space before it.
+        keeps_json: the pipeline of a tokenizer.json is taken as it is, all but what surrounds a
+            text: so with classes that have no constructor of their own.
     """
 
     algorithm: type[models.Model]
@@ -91,6 +125,7 @@ class TokenizerClass:
     fairseq: Literal["xlm-roberta", "camembert"] | None = None
     extra: tuple[str, ...] = ()
     strips_before_mask: bool = False
+    keeps_json: bool = False
 
 
 def find_class(
@@ -107,10 +142,22 @@ def find_class(
     registered = REGISTERED.get(model_type)
     name = (declared or registered or PLAIN).removesuffix("Fast")
     if has_code:
-        return name
+        return ALIASES.get(name, name)
     if registered is not None and (registered == PLAIN or model_type in WRONGLY_DECLARED):
         return registered
-    return PLAIN if name == "LlamaTokenizer" and is_byte_level else name
+    if name == "LlamaTokenizer" and is_byte_level:
+        return PLAIN
+    return ALIASES.get(name, name)
+
+
+def heeds_ends(model_type: str, declared: str | None, *, has_code: bool) -> bool:
+    """Whether `add_bos_token` and `add_eos_token` count also beside a `tokenizer.json`.
+
+    Args:
+        model_type, declared, has_code: as for `find_class`.
+    """
+    name = declared or REGISTERED.get(model_type) or PLAIN
+    return has_code or name.removesuffix("Fast") in _WITH_ENDS
 
 
 def _word_piece(tokenizer: Tokenizer, settings: Settings) -> None:
@@ -125,6 +172,11 @@ def _word_piece(tokenizer: Tokenizer, settings: Settings) -> None:
         lowercase=settings.switch("do_lower_case", default=True),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+
+def _uncased_word_piece(tokenizer: Tokenizer, settings: Settings) -> None:
+    """The classes of DPR do not hand `do_lower_case` on, whose default then holds."""
+    _word_piece(tokenizer, replace(settings, config={**settings.config, "do_lower_case": True}))
 
 
 def _switch_bpe(
@@ -171,6 +223,26 @@ def _gemma(tokenizer: Tokenizer, settings: Settings) -> None:
     _switch_bpe(tokenizer, unknown=settings.unknown, fuse_unk=True, byte_fallback=True)
     tokenizer.normalizer = normalizers.Replace(" ", BLANK)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous", invert=False)
+
+
+def _xlm_roberta(tokenizer: Tokenizer, settings: Settings) -> None:
+    _switch_unigram(tokenizer, lambda _: 3)
+    _unigram(tokenizer, settings)
+
+
+def _camembert(tokenizer: Tokenizer, settings: Settings) -> None:
+    unknown = settings.unknown
+    _switch_unigram(tokenizer, lambda texts: texts.index(unknown) if unknown in texts else 0)
+    _unigram(tokenizer, settings)
+
+
+def _switch_unigram(tokenizer: Tokenizer, unk_id: Callable[[Sequence[str]], int]) -> None:
+    """No falling back to bytes, no sampling, and the class's unknown token, not the file's."""
+    state = json.loads(tokenizer.model.__getstate__())
+    wanted = unk_id([text for text, _ in state["vocab"]])
+    if state.get("byte_fallback") or state.get("alpha") or state.get("unk_id") != wanted:
+        vocab = [(text, score) for text, score in state["vocab"]]
+        tokenizer.model = models.Unigram(vocab, unk_id=wanted, byte_fallback=False)
 
 
 def _unigram(tokenizer: Tokenizer, settings: Settings) -> None:
@@ -243,8 +315,9 @@ _BERT = TokenizerClass(
 
 CLASSES: Mapping[str, TokenizerClass] = {
     "BertTokenizer": _BERT,
-    "DistilBertTokenizer": _BERT,
-    "ElectraTokenizer": _BERT,
+    "ConvBertTokenizer": replace(_BERT, keeps_json=True),
+    "DPRContextEncoderTokenizer": replace(_BERT, set_up=_uncased_word_piece),
+    "DPRQuestionEncoderTokenizer": replace(_BERT, set_up=_uncased_word_piece),
     "MPNetTokenizer": TokenizerClass(
         algorithm=models.WordPiece,
         files="vocab.txt",
@@ -264,7 +337,7 @@ CLASSES: Mapping[str, TokenizerClass] = {
         algorithm=models.Unigram,
         files="sentencepiece",
         tokens=_FAIRSEQ_TOKENS,
-        set_up=_unigram,
+        set_up=_xlm_roberta,
         surround=_between_bos_and_eos,
         fairseq="xlm-roberta",
     ),
@@ -272,7 +345,7 @@ CLASSES: Mapping[str, TokenizerClass] = {
         algorithm=models.Unigram,
         files="sentencepiece",
         tokens=_FAIRSEQ_TOKENS,
-        set_up=_unigram,
+        set_up=_camembert,
         surround=_between_bos_and_eos,
         fairseq="camembert",
         extra=("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),

@@ -26,15 +26,22 @@ from fledge.engine.special_tokens import Defaults, SpecialTokens, read_special_t
 from fledge.engine.tokenizer_classes import (
     BLANK,
     CLASSES,
+    IN_PYTHON,
+    PLAIN,
+    NamedToken,
     Settings,
     TokenizerClass,
     find_class,
+    heeds_ends,
     template,
 )
 from fledge.errors import CorruptModel, ModelLoadError, UnsupportedModel
 from fledge.types import TruncationSide
 
 SENTENCEPIECE_FILES = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
+
+NEW_WORDS_VOCAB = 100_000
+"""Only beyond so many tokens does transformers 5 heed `fix_mistral_regex`."""
 
 PROBE = "".join(map(chr, range(0x3100))) + "\uff21\U000f4240"
 """Characters of many scripts, and one of none: what garbled files do to a text is seen at once."""
@@ -63,6 +70,21 @@ class _Source:
     pieces: SentencePieceModel | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Which class the folder gets.
+
+    Attributes:
+        name: as `find_class` has it.
+        kind: how it is built, if Fledge knows.
+        heeds_ends: `add_bos_token` and `add_eos_token` count also beside a `tokenizer.json`.
+    """
+
+    name: str
+    kind: TokenizerClass | None
+    heeds_ends: bool
+
+
 def read_tokenizer(folder: Path, *, model_type: str, do_lower_case: bool) -> TokenizerFiles:
     """Read a folder's tokenizer.
 
@@ -71,12 +93,18 @@ def read_tokenizer(folder: Path, *, model_type: str, do_lower_case: bool) -> Tok
 
     Raises:
         CorruptModel: a file is missing or damaged.
-        UnsupportedModel: a SentencePiece file of a kind that transformers does not read either.
+        UnsupportedModel: a tokenizer class that Fledge has no code for, a SentencePiece file of a
+            kind that transformers does not read either, or a `fix_mistral_regex` to be applied.
     """
     config = read_json(folder / "tokenizer_config.json")
-    kind = CLASSES.get(_class_name(folder, model_type, config))
+    found = _find(folder, model_type, config)
     try:
-        tokenizer = _build(folder, kind, config)
+        path = folder / "tokenizer.json"
+        loaded = tokenizers.Tokenizer.from_file(str(path)) if path.is_file() else None
+        own = None if loaded is None else loaded.truncation
+        tokenizer = _build(folder, found, config, loaded)
+        if model_type == "mistral" and config.get("fix_mistral_regex"):
+            _refuse_new_words(folder, tokenizer)
         if do_lower_case:
             _lower_case(tokenizer)
         tokenizer.encode(PROBE)
@@ -87,49 +115,74 @@ def read_tokenizer(folder: Path, *, model_type: str, do_lower_case: bool) -> Tok
             f"{folder}: its tokenizer files (tokenizer.json, if there is one) "
             f"give no working tokenizer: {error}"
         ) from error
-    side: TruncationSide = "left" if config.get("truncation_side") == "left" else "right"
+    wanted = config.get("truncation_side", own["direction"] if own else None)
+    side: TruncationSide = "left" if wanted == "left" else "right"
     return TokenizerFiles(tokenizer, side)
 
 
-def _class_name(folder: Path, model_type: str, config: Mapping[str, Any]) -> str:
+def _find(folder: Path, model_type: str, config: Mapping[str, Any]) -> _Class:
     path = folder / "tokenizer.json"
     declared = config.get("tokenizer_class") or read_json(folder / "config.json").get(
         "tokenizer_class"
     )
     name = declared if isinstance(declared, str) else None
     code = config.get("auto_map")
-    return find_class(
+    has_code = bool(code.get("AutoTokenizer") if isinstance(code, dict) else code)
+    could_be_byte_level = name is not None and name.removesuffix("Fast") == "LlamaTokenizer"
+    found = find_class(
         model_type,
         name,
-        has_code=bool(code.get("AutoTokenizer") if isinstance(code, dict) else code),
-        is_byte_level=bool(name) and path.is_file() and b'"ByteLevel"' in path.read_bytes(),
+        has_code=has_code,
+        is_byte_level=could_be_byte_level
+        and path.is_file()
+        and b'"ByteLevel"' in path.read_bytes(),
     )
+    if found in IN_PYTHON:
+        raise UnsupportedModel(
+            f"{folder}: its tokenizer_class is {found}, which does more than a tokenizer.json can "
+            "say; Fledge has no such class, and its ids would be others: choose another model"
+        )
+    return _Class(found, CLASSES.get(found), heeds_ends(model_type, name, has_code=has_code))
+
+
+def _refuse_new_words(folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Refuse a large vocabulary that transformers 5 did not save, and so would divide anew."""
+    version = read_json(folder / "config.json").get("transformers_version")
+    major = version.partition(".")[0] if isinstance(version, str) else ""
+    is_fixed = major.isdecimal() and int(major) >= 5
+    if not is_fixed and tokenizer.get_vocab_size() > NEW_WORDS_VOCAB:
+        raise UnsupportedModel(
+            f"{folder}: tokenizer_config.json sets fix_mistral_regex, which Fledge does not apply: "
+            "load the tokenizer with transformers 5 and save it and its model again"
+        )
 
 
 def _build(
-    folder: Path, kind: TokenizerClass | None, config: Mapping[str, Any]
+    folder: Path, found: _Class, config: Mapping[str, Any], loaded: tokenizers.Tokenizer | None
 ) -> tokenizers.Tokenizer:
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        loaded = tokenizers.Tokenizer.from_file(str(path))
+    kind, keeps_pipeline = found.kind, False
+    if loaded is not None:
         loaded.no_padding()
         loaded.no_truncation()
         if kind is not None and not isinstance(loaded.model, kind.algorithm):
             kind = None
-        source = _Source(loaded) if kind is None else _without_pipeline(loaded)
+        keeps_pipeline = kind is None or kind.keeps_json
+        source = _Source(loaded) if keeps_pipeline else _without_pipeline(loaded)
     else:
-        source = _from_vocabulary(folder, kind, config)
+        source = _from_vocabulary(folder, found, config)
     tokenizer = source.tokenizer
     tokens = read_special_tokens(folder, config, _defaults(kind, source), source.listed or {})
     tokens.add_to(tokenizer)
     if kind is not None:
         unknown = tokens.named.get("unk_token")
         settings = Settings(config, unknown.content if unknown else "", source.charsmap)
-        kind.set_up(tokenizer, settings)
+        if not keeps_pipeline:
+            kind.set_up(tokenizer, settings)
         if kind.surround is not None:
             tokenizer.post_processor = kind.surround(_finder(tokenizer, tokens), settings)
             return tokenizer
-    _add_beginning_and_end(tokenizer, tokens, config)
+    if loaded is None or found.heeds_ends:
+        _add_beginning_and_end(tokenizer, tokens, config)
     return tokenizer
 
 
@@ -157,9 +210,14 @@ def _steps(tokenizer: tokenizers.Tokenizer) -> list[dict[str, Any]]:
     return list(state["normalizers"]) if state.get("type") == "Sequence" else [state]
 
 
-def _from_vocabulary(
-    folder: Path, kind: TokenizerClass | None, config: Mapping[str, Any]
-) -> _Source:
+def _from_vocabulary(folder: Path, found: _Class, config: Mapping[str, Any]) -> _Source:
+    kind = found.kind
+    if kind is None and found.name != PLAIN:
+        raise UnsupportedModel(
+            f"{folder} has no tokenizer.json, and its tokenizer_class is {found.name}, which "
+            "Fledge cannot build from vocabulary files: save it again with transformers 5, which "
+            "writes a tokenizer.json"
+        )
     if kind is None or kind.files == "sentencepiece":
         for name in SENTENCEPIECE_FILES:
             if (folder / name).is_file():
@@ -269,7 +327,7 @@ def _defaults(kind: TokenizerClass | None, source: _Source) -> Defaults:
     return Defaults(named, extra, strips_before_mask=kind is not None and kind.strips_before_mask)
 
 
-def _finder(tokenizer: tokenizers.Tokenizer, tokens: SpecialTokens) -> Any:
+def _finder(tokenizer: tokenizers.Tokenizer, tokens: SpecialTokens) -> NamedToken:
     def find(name: str) -> tuple[str, int]:
         token = tokens.named.get(name)
         index = None if token is None else tokenizer.token_to_id(token.content)
@@ -292,9 +350,10 @@ def _add_beginning_and_end(
 ) -> None:
     """Add what `add_bos_token` and `add_eos_token` ask for and tokenizer.json does not.
 
-    Here transformers 5 does less than 4 did: beside a tokenizer.json it ignores both keys. Models
-    such as intfloat/e5-mistral-7b-instruct, whose tokenizer.json adds no end token, were trained
-    and published with the one that their config asks for: see pull request 5237 of
+    Here transformers 5 does less than 4 did: beside a tokenizer.json it ignores both keys; 4 heeded
+    them for the classes of Llama and Gemma, and so does code of a folder's own. Models such as
+    intfloat/e5-mistral-7b-instruct, whose tokenizer.json adds no end token, were trained and
+    published with the one that their config asks for: see pull request 5237 of
     embeddings-benchmark/mteb.
     """
     find = _finder(tokenizer, tokens)

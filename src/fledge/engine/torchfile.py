@@ -16,6 +16,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from fledge.errors import CorruptModel, UnsupportedModel
 
 MAX_DIRECTORY_BYTES = 2**24
 """Of the archive's list of entries: at some 100 bytes each, enough for 160,000."""
+
+LOOKED_AT = 1000
+"""Entries of a dictionary, to say what is in it instead of tensors."""
 
 MAX_ITEMS = 2**48
 """Of a tensor; NumPy refuses shapes that no memory could hold."""
@@ -121,19 +125,17 @@ def _tensors(path: Path, content: Any) -> dict[str, SavedTensor]:
         for name, value in content.items()
         if type(name) is str and type(value) is SavedTensor
     }
-    deeper = [
-        name
-        for name, value in content.items()
-        if type(value) is dict and any(type(one) is SavedTensor for one in value.values())
-    ]
-    if not tensors and deeper:
-        raise UnsupportedModel(
-            f"{path} holds its tensors under {str(deeper[0])[:80]!r}, as a training run's "
-            f"checkpoint does, not as a model's file: {ADVICE}"
-        )
-    if not tensors:
-        raise CorruptModel(f"{path}: there is no tensor in it")
-    return tensors
+    if tensors:
+        return tensors
+    for name, value in islice(content.items(), LOOKED_AT):
+        if type(value) is dict and any(
+            type(one) is SavedTensor for one in islice(value.values(), LOOKED_AT)
+        ):
+            raise UnsupportedModel(
+                f"{path} holds its tensors under {str(name)[:80]!r}, as a training run's "
+                f"checkpoint does, not as a model's file: {ADVICE}"
+            )
+    raise CorruptModel(f"{path}: there is no tensor in it")
 
 
 def _locate(path: Path, name: str, tensor: SavedTensor, places: Mapping[str, Place]) -> TensorInfo:

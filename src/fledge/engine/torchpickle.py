@@ -25,6 +25,9 @@ from fledge.errors import CorruptModel, UnsupportedModel
 MAX_PICKLE_BYTES = 2**24
 """About 250 bytes describe a tensor: enough for 60,000, and no memory to speak of."""
 
+MAX_TEXT_BYTES = 2**16
+"""Of a name; comparing longer ones a million times would take minutes."""
+
 MAX_STEPS = 2**20
 """About 45 instructions describe a tensor: enough for 20,000, and a second of reading."""
 
@@ -177,7 +180,10 @@ class TorchPickle:
         self._stack.append(float(np.frombuffer(self._take(width), ">f8")[0]))
 
     def _text(self, width: int) -> None:
-        self._stack.append(self._take(self._number(width)).decode())
+        size = self._number(width)
+        if size > MAX_TEXT_BYTES:
+            self._corrupt(f"it has a text of {size} bytes, where names are expected")
+        self._stack.append(self._take(size).decode())
 
     def _empty(self, kind: Callable[[], Any]) -> None:
         self._stack.append(kind())

@@ -23,26 +23,45 @@ TRANSFORMER_CONFIGS = (
 )
 """The file is named after the class that saved it; the first one found counts."""
 
+LOADING = (
+    "cache_dir",
+    "code_revision",
+    "local_files_only",
+    "revision",
+    "token",
+    "trust_remote_code",
+)
+"""Arguments that say where files come from."""
+
 ARGUMENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "model_kwargs": (
         "model_args",
         (
             "add_pooling_layer",
             "attn_implementation",
+            "device_map",
             "dtype",
             "low_cpu_mem_usage",
+            "safe_serialization",
             "torch_dtype",
-            "trust_remote_code",
             "use_safetensors",
+            "weights_only",
+            *LOADING,
         ),
     ),
     "processor_kwargs": (
         "tokenizer_args",
-        ("model_max_length", "padding_side", "trust_remote_code", "use_fast"),
+        (
+            "clean_up_tokenization_spaces",
+            "model_max_length",
+            "padding_side",
+            "use_fast",
+            *LOADING,
+        ),
     ),
     "config_kwargs": (
         "config_args",
-        ("attn_implementation", "output_hidden_states", "trust_remote_code", "use_cache"),
+        ("attn_implementation", "output_hidden_states", "use_cache", *LOADING),
     ),
 }
 """Arguments of the model, the tokenizer and the config: their older name, and those that are read

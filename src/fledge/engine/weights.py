@@ -16,6 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,7 +93,13 @@ def locate(folder: Path) -> dict[str, Located]:
             paths = _shards(folder, index)
         else:
             continue
-        return {name: Located(path, info) for path in paths for name, info in read(path).items()}
+        found: dict[str, Located] = {}
+        for path in paths:
+            for name, info in read(path).items():
+                if name in found:
+                    raise CorruptModel(f"{path} holds {name!r}, and so does {found[name].path}")
+                found[name] = Located(path, info)
+        return found
     raise CorruptModel(
         f"{folder} has neither {WEIGHTS_FILE} nor {TORCH_FILE}; is the folder complete?"
     )
@@ -197,8 +204,9 @@ def _convert(parts: Sequence[Part], precision: StoredPrecision, path: Path) -> N
 def _remove_abandoned(folder: Path) -> None:
     """Remove what conversions that were killed have left behind."""
     for path in folder.glob(f"{UNFINISHED}*"):
-        if time.time() - path.stat().st_mtime > ABANDONED_S:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process may be finishing it
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                path.unlink()
 
 
 def _match(part: Part) -> Iterator[tuple[Weight, Located]]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fledge.errors import InvalidRequest
 from fledge.testing import FakeBackend, fake_card
 from fledge.types import Truncation
 from tests.unit.api.conftest import Serve
@@ -114,6 +115,8 @@ def test_parameters_count_at_the_root_and_nested(serve: Serve, place: str) -> No
         ({"input_type": "query"}, "query: ", "query", "query"),
         ({"task": "retrieval.passage"}, "document: ", "document", "document"),
         ({"task": "query", "input_type": "query"}, "query: ", "query", "query"),
+        ({"task": "retrieval.query", "input_type": "query"}, "query: ", "query", "query"),
+        ({"prompt": "x: ", "prompt_name": ""}, "x: ", None, "custom"),
         ({"prompt": "x: ", "input_type": "document"}, "x: ", "document", "custom"),
     ],
 )
@@ -129,7 +132,7 @@ def test_a_prompt_is_chosen_at_the_root_and_nested(
 
 
 @pytest.mark.parametrize("place", ["root", "parameters"])
-@pytest.mark.parametrize("task", ["feature-extraction", "sentence-similarity"])
+@pytest.mark.parametrize("task", ["feature-extraction", "sentence-similarity", "embed"])
 def test_the_name_of_the_route_in_the_body_says_nothing_of_the_prompt(
     serve: Serve, place: str, task: str
 ) -> None:
@@ -138,8 +141,20 @@ def test_the_name_of_the_route_in_the_body_says_nothing_of_the_prompt(
     nested = {"task": task} if place == "root" else {"parameters": {"task": task}}
     response = serve(backend).post("/", json={"inputs": "a", "input_type": "query"} | nested)
     assert response.status_code == 200
-    assert response.headers["x-fledge-ignored"] == "task"
+    path = "task" if place == "root" else "parameters.task"
+    assert response.headers["x-fledge-ignored"] == path
     assert backend.jobs[0].prompt == "query: "
+
+
+@pytest.mark.parametrize("place", ["root", "parameters"])
+def test_the_name_of_the_route_hides_no_task_of_the_other_place(serve: Serve, place: str) -> None:
+    backend = FakeBackend()
+    names = ("feature-extraction", "query") if place == "root" else ("query", "feature-extraction")
+    body = {"inputs": "a", "task": names[0], "parameters": {"task": names[1]}}
+    response = serve(backend).post("/", json=body)
+    path = "task" if place == "root" else "parameters.task"
+    assert response.headers["x-fledge-ignored"] == path
+    assert (backend.jobs[0].prompt, backend.jobs[0].side) == ("query: ", "query")
 
 
 def test_the_root_wins_over_nested_parameters(serve: Serve) -> None:
@@ -169,6 +184,39 @@ def test_text_that_is_too_long_is_refused_on_demand(serve: Serve) -> None:
     }
 
 
+@pytest.mark.parametrize("place", ["root", "parameters"])
+@pytest.mark.parametrize(
+    ("truncate", "truncation"),
+    [
+        ("NONE", Truncation(refuse=True)),
+        ("START", Truncation(side="left")),
+        ("END", Truncation(side="right")),
+    ],
+)
+def test_truncate_as_clients_of_cohere_and_nvidia_say_it(
+    serve: Serve, place: str, truncate: str, truncation: Truncation
+) -> None:
+    backend = FakeBackend()
+    fields = {"truncate": truncate}
+    nested = fields if place == "root" else {"parameters": fields}
+    for inputs in ("a", PAIR):
+        assert serve(backend).post("/", json={"inputs": inputs} | nested).status_code == 200
+    assert [job.truncation for job in backend.jobs] == [truncation] * 3
+
+
+@pytest.mark.parametrize("place", ["root", "parameters"])
+def test_an_error_about_the_side_names_the_field_by_its_path(serve: Serve, place: str) -> None:
+    """As a router refuses a side that it has no route for."""
+    backend = FakeBackend()
+    backend.error = InvalidRequest("no route: send another `input_type`", field="input_type")
+    fields = {"input_type": "query"}
+    nested = fields if place == "root" else {"parameters": fields}
+    response = serve(backend).post("/", json={"inputs": "a"} | nested)
+    path = "input_type" if place == "root" else "parameters.input_type"
+    assert response.status_code == 400
+    assert response.json()["error"] == f"no route: send another `{path}`"
+
+
 @pytest.mark.parametrize(("normalizes", "length"), [(True, 1.0), (False, None)])
 def test_the_models_own_modules_decide_on_normalization(
     serve: Serve, normalizes: bool, length: float | None
@@ -184,7 +232,8 @@ def test_base64_is_answered_with_floats_and_named(serve: Serve, place: str) -> N
     nested = choice if place == "root" else {"parameters": choice}
     response = serve().post("/", json={"inputs": "a"} | nested)
     assert isinstance(response.json()[0][0], float)
-    assert response.headers["x-fledge-ignored"] == "encoding_format"
+    path = "encoding_format" if place == "root" else "parameters.encoding_format"
+    assert response.headers["x-fledge-ignored"] == path
 
 
 def test_unknown_fields_are_ignored_and_named_by_their_path(serve: Serve) -> None:
@@ -213,6 +262,11 @@ def test_similarity_as_clients_of_early_2025_sent_it(serve: Serve) -> None:
     response = serve().post("/", json={"inputs": None, "parameters": {}} | PAIR)
     assert response.json()[1] == pytest.approx(1)
     assert "x-fledge-ignored" not in response.headers
+
+
+def test_similarity_without_inputs_around_it_names_what_means_nothing(serve: Serve) -> None:
+    response = serve().post("/", json={"z": 1, "parameters": {"dimensions": 3}} | PAIR)
+    assert response.headers["x-fledge-ignored"] == "z,parameters.dimensions"
 
 
 def test_similarity_without_inputs_around_it(serve: Serve) -> None:

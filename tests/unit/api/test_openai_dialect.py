@@ -156,6 +156,79 @@ def test_text_that_is_too_long_is_cut_on_demand_and_told(serve: Serve) -> None:
     assert backend.jobs[0].truncation == Truncation(side="left")
 
 
+@pytest.mark.parametrize(
+    ("truncate", "truncation"),
+    [
+        ("NONE", Truncation(refuse=True)),
+        ("START", Truncation(side="left")),
+        ("END", Truncation(side="right")),
+    ],
+)
+def test_truncate_as_clients_of_cohere_and_nvidia_say_it(
+    serve: Serve, truncate: str, truncation: Truncation
+) -> None:
+    """The whole body as LangChain's NVIDIAEmbeddings sends it, one of these words always."""
+    backend = FakeBackend()
+    body = {
+        "input": ["a"],
+        "model": "fledge/fake",
+        "encoding_format": "float",
+        "input_type": "passage",
+        "truncate": truncate,
+    }
+    response = serve(backend).post("/v1/embeddings", json=body)
+    assert response.status_code == 200
+    assert "x-fledge-ignored" not in response.headers
+    assert backend.jobs[0].truncation == truncation
+    assert backend.jobs[0].prompt == "document: "
+
+
+def test_text_that_is_too_long_is_refused_at_none_and_cut_at_start(serve: Serve) -> None:
+    client = serve()
+    refused = client.post("/v1/embeddings", json={"input": LONG, "truncate": "NONE"})
+    assert refused.json()["error"]["code"] == "input_too_long"
+    cut = client.post("/v1/embeddings", json={"input": LONG, "truncate": "START"})
+    assert cut.headers["x-fledge-truncated"] == "1"
+
+
+def test_a_direction_beside_a_word_that_says_the_same_is_taken(serve: Serve) -> None:
+    backend = FakeBackend()
+    body = {"input": "a", "truncate": "START", "truncation_direction": "Left"}
+    assert serve(backend).post("/v1/embeddings", json=body).status_code == 200
+    assert backend.jobs[0].truncation == Truncation(side="left")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "feature-extraction",
+        "sentence-similarity",
+        "text-ranking",
+        "rerank",
+        "embed",
+        "embedding",
+        "Embeddings",
+    ],
+)
+def test_a_task_that_names_a_route_is_ignored_and_named(serve: Serve, task: str) -> None:
+    backend = FakeBackend()
+    body = {"input": "a", "task": task, "input_type": "query"}
+    response = serve(backend).post("/v1/embeddings", json=body)
+    assert response.headers["x-fledge-ignored"] == "task"
+    assert backend.jobs[0].prompt == "query: "
+
+
+@pytest.mark.parametrize("field", ["input_type", "task"])
+@pytest.mark.parametrize("value", ["", "TASK_TYPE_UNSPECIFIED"])
+def test_an_input_type_that_says_nothing_is_as_good_as_absent(
+    serve: Serve, field: str, value: str
+) -> None:
+    backend = FakeBackend(fake_card(default_prompt_name="query"))
+    response = serve(backend).post("/v1/embeddings", json={"input": "a", field: value})
+    assert response.status_code == 200
+    assert (backend.jobs[0].prompt, backend.jobs[0].side) == ("query: ", None)
+
+
 def test_an_answer_that_cut_nothing_says_nothing_of_it(serve: Serve) -> None:
     response = serve().post("/v1/embeddings", json={"input": "a", "truncate": True})
     assert "x-fledge-truncated" not in response.headers

@@ -81,7 +81,49 @@ def test_a_body_that_is_not_json_is_refused_with_the_place(
         ("/v1/embeddings", {"input": "a", "dimensions": True}, "a whole number, not true"),
         ("/v1/embeddings", {"input": "a", "dimensions": 3.0}, "a whole number, not 3.0"),
         ("/v1/embeddings", {"input": "a", "encoding_format": "hex"}, "must be 'float' or 'base64'"),
-        ("/v1/embeddings", {"input": "a", "truncate": "yes"}, "`truncate` must be true or false"),
+        (
+            "/v1/embeddings",
+            {"input": "a", "truncate": "yes"},
+            '`truncate` must be true, false, "NONE", "START" or "END", not the string "yes"',
+        ),
+        ("/v1/embeddings", {"input": "a", "truncate": 1}, '"START" or "END", not 1'),
+        ("/v1/embeddings", {"input": "a", "truncate": []}, '"START" or "END", not an empty list'),
+        (
+            "/v1/embeddings",
+            {"input": "a", "truncate": "START", "truncation_direction": "Right"},
+            '`truncate` is "START", which cuts the left side, and `truncation_direction` is "Ri',
+        ),
+        (
+            "/",
+            {"inputs": "a", "parameters": {"truncate": "end"}},
+            '`parameters.truncate` must be true, false, "NONE", "START" or "END"',
+        ),
+        (
+            "/",
+            {"inputs": "a", "truncate": "END", "parameters": {"truncation_direction": "left"}},
+            '`truncate` is "END", which cuts the right side, and `parameters.truncation_direction`',
+        ),
+        (
+            "/",
+            {"inputs": "a", "parameters": {"input_type": "no"}},
+            "`parameters.input_type` is 'no'; known are",
+        ),
+        ("/", {"inputs": "a", "parameters": {"task": "no"}}, "`parameters.task` is 'no'; known"),
+        (
+            "/",
+            {"inputs": "a", "parameters": {"prompt_name": "no"}},
+            "`parameters.prompt_name`: fledge/fake has no prompt 'no'; its prompts",
+        ),
+        (
+            "/",
+            {"inputs": "a", "parameters": {"dimensions": 0}},
+            "`parameters.dimensions` is 0; fledge/fake takes",
+        ),
+        (
+            "/",
+            {"inputs": "a", "input_type": "query", "parameters": {"task": "passage"}},
+            "`input_type` is 'query' and `parameters.task` is 'passage'; they are two names",
+        ),
         ("/v1/embeddings", {"input": "a", "prompt_name": "no"}, "its prompts: query, document"),
         ("/v1/embeddings", {"input": "a", "prompt": 5}, "`prompt` must be a string, not 5"),
         ("/v1/embeddings", {"input": "a", "prompt": ["q: "]}, "`prompt` must be a string, not a"),
@@ -91,7 +133,7 @@ def test_a_body_that_is_not_json_is_refused_with_the_place(
         (
             "/v1/embeddings",
             {"input": "a", "task": "query", "input_type": "document"},
-            '`input_type` is the string "document" and `task` the string "query"',
+            "`input_type` is 'document' and `task` is 'query'; they are two names of one field",
         ),
         (
             "/v1/embeddings",
@@ -101,7 +143,7 @@ def test_a_body_that_is_not_json_is_refused_with_the_place(
         (
             "/",
             {"inputs": "a", "prompt": "q: ", "parameters": {"prompt_name": "query"}},
-            "`prompt` and `prompt_name` cannot both apply",
+            "`prompt` and `parameters.prompt_name` cannot both apply",
         ),
         ("/", {"inputs": "a", "parameters": {"prompt": 5}}, "`parameters.prompt` must be a string"),
         (

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from fledge.testing import FakeBackend
+from fledge.types import Truncation
 from tests.unit.api.conftest import Serve
 
 DOCUMENTS = ["b", "a", {"text": "c"}]
@@ -70,6 +71,32 @@ def test_query_and_documents_choose_their_prompts_apart(
     ]
     assert response.headers.get("x-fledge-prompt") == label
     assert "x-fledge-ignored" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("truncate", "truncation"),
+    [
+        ("NONE", Truncation(refuse=True)),
+        ("START", Truncation(side="left")),
+        ("END", Truncation(side="right")),
+    ],
+)
+def test_truncate_as_clients_of_cohere_and_nvidia_say_it(
+    serve: Serve, truncate: str, truncation: Truncation
+) -> None:
+    backend = FakeBackend()
+    request = {"query": "a", "documents": ["a"], "truncate": truncate}
+    assert serve(backend).post("/rerank", json=request).status_code == 200
+    assert [job.truncation for job in backend.jobs] == [truncation] * 2
+
+
+@pytest.mark.parametrize("task", ["rerank", "text-ranking"])
+def test_a_task_that_names_the_route_is_ignored_and_named(serve: Serve, task: str) -> None:
+    backend = FakeBackend()
+    request = {"query": "a", "documents": ["a"], "task": task}
+    response = serve(backend).post("/rerank", json=request)
+    assert response.headers["x-fledge-ignored"] == "task"
+    assert [job.prompt for job in backend.jobs] == [None, None]
 
 
 @pytest.mark.parametrize(

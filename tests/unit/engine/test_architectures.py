@@ -11,7 +11,7 @@ from fledge.engine.architectures.encoder import EncoderShape
 from fledge.engine.architectures.family import PositionRule, RawConfig
 from fledge.engine.architectures.fields import hidden_activation
 from fledge.engine.architectures.registry import FAMILIES, find_family
-from fledge.errors import UnsupportedModel
+from fledge.errors import CorruptModel, UnsupportedModel
 
 BERT = {
     "hidden_size": 32,
@@ -237,7 +237,6 @@ def test_layer_types_go_before_a_familys_own_rule() -> None:
     [
         ("qwen3", {"is_causal": False}, "is_causal is False"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
-        ("llama", {"sliding_window": 5}, "sliding_window is 5"),
         ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
         ("qwen3", {"layer_types": ["full_attention"]}, "layer_types"),
         ("qwen3", {"layer_types": ["full_attention", "linear_attention"]}, "'linear_attention'"),
@@ -254,6 +253,18 @@ def test_a_decoder_that_asks_for_other_arithmetic_is_refused_by_field(
 ) -> None:
     with pytest.raises(UnsupportedModel, match=message):
         decoder_shape(name, **fields)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, "2", True, 10**10])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_number_of_layers_that_is_none_is_named(name: str, value: object) -> None:
+    field = "n_layers" if name == "distilbert" else "num_hidden_layers"
+    with pytest.raises(CorruptModel, match=f"{field} cannot be"):
+        find_family(name).read_config({**CONFIGS[name], field: value})
+
+
+def test_llama_reads_past_a_window_that_its_config_inherited() -> None:
+    assert decoder_shape("llama", sliding_window=5).windows == (None, None)
 
 
 def test_rope_turns_the_first_dimension_by_one_radian_and_the_last_by_nearly_theta() -> None:

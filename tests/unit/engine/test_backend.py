@@ -254,6 +254,41 @@ def test_a_model_is_warm_until_it_is_closed_and_may_be_closed_twice(
         asyncio.run(backend.tokenize(["w4"]))
 
 
+def test_a_model_that_is_closed_while_a_request_comes_in_is_unavailable(
+    folder: Path, cache: Path
+) -> None:
+    backend = load(folder, cache)
+    backend._workers.close()  # as by another thread, between looking and handing over
+    with pytest.raises(BackendUnavailable):
+        embed(backend, "w4 " * SHORT_CHARS)
+    with pytest.raises(BackendUnavailable):
+        asyncio.run(backend.tokenize(["w4"]))
+    backend.close()
+
+
+class BrokenLane(Lane):
+    """Takes no model."""
+
+    def attach(self, channel: Channel) -> None:
+        raise OSError("no threads left")
+
+
+def test_a_model_that_cannot_join_the_lane_gives_its_memory_back(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Pipeline] = []
+    close = Pipeline.close
+
+    def watched(pipeline: Pipeline) -> None:
+        closed.append(pipeline)
+        close(pipeline)
+
+    monkeypatch.setattr(Pipeline, "close", watched)
+    with pytest.raises(OSError, match="no threads left"):
+        load(folder, cache, lane=BrokenLane(batch_target_ms=35, max_queued_tokens=10))
+    assert len(closed) == 1
+
+
 class Fatal(BaseException):
     """What only a lane that dies lets through."""
 
@@ -390,7 +425,7 @@ DAMAGE: Mapping[str, tuple[Callable[[Path], None], str]] = {
         "do not fit",
     ),
     "more layers than there are": (change_config(num_hidden_layers=3), "encoder.layer.2"),
-    "a dense layer with fewer rows than it says": (add_dense(16, rows=15), "speak of 16"),
+    "a dense layer with fewer rows than it says": (add_dense(16, rows=15), "speaks of 16 rows"),
     "values that overflow": (
         change_tensor("embeddings.LayerNorm.weight", lambda w: w + np.float32(3e38)),
         "not finite",

@@ -152,7 +152,7 @@ def test_a_route_for_texts_takes_every_text(tmp_path: Path) -> None:
         ({"parameters": {"route_mappings": {"()": "query"}}}, "no pair"),
         ({"parameters": {"route_mappings": {"([], {})": "query"}}}, "no pair"),
         ({"parameters": {"route_mappings": {"exit()": "query"}}}, "no pair"),
-        ({"parameters": {"route_mappings": {"(" * 9999: "query"}}}, "no pair"),
+        ({"parameters": {"route_mappings": {"(" * 150: "query"}}}, "no pair"),
         ({"parameters": ["default_route"]}, "malformed"),
     ],
 )
@@ -184,3 +184,15 @@ def test_a_router_within_a_router_is_refused(tmp_path: Path) -> None:
 def test_a_parameter_that_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="new_rule"):
         read(save_router(tmp_path, parameters={"new_rule": 1}))
+
+
+@pytest.mark.parametrize("route", [["query"], {"a": 1}, 7])
+def test_a_default_route_that_is_no_name_is_a_corrupt_model(route: object, tmp_path: Path) -> None:
+    with pytest.raises(CorruptModel, match="default_route"):
+        read(save_router(tmp_path, parameters={"default_route": route}))
+
+
+def test_a_mapping_that_nests_deeply_never_reaches_the_parser(tmp_path: Path) -> None:
+    mappings = {"(" * 100_000: "query"}
+    with pytest.raises(CorruptModel, match="100000 characters"):
+        read(save_router(tmp_path, parameters={"route_mappings": mappings}))

@@ -97,3 +97,20 @@ def test_an_older_model_is_whole_with_torch_files_alone(tmp_path: Path) -> None:
     (folder / "pytorch_model.bin").unlink()
     reason = folders.what_is_missing(folder)
     assert reason == "it has neither model.safetensors nor pytorch_model.bin"
+
+
+def test_files_of_training_runs_and_checkpoints_are_not_the_models() -> None:
+    strangers = {
+        "runs/seed_1_x/pytorch_model.bin",
+        "2_Dense/checkpoint/model.safetensors",
+        "1_Pooling/old/config.json",
+    }
+    routed = {"0_Router/query_0_StaticEmbedding/model.safetensors", "query_0_Dense/config.json"}
+    assert set(folders.select(strangers | routed)) == routed
+
+
+@pytest.mark.parametrize("index", ['{"weight_map": {"a": [1]}}', "[" * 100_000, "7"])
+def test_an_odd_index_is_no_traceback_when_folders_are_listed(index: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    assert folders.what_is_missing(tmp_path) is not None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fledge.engine import folders
 from tests.static_folders import PACKAGE, save_module, save_modules, save_words, write
-from tests.unit.engine.test_static import save_words_model
+from tests.unit.engine.test_static_words import save_words_model
 
 
 def test_words_are_a_whole_model_without_a_tokenizer_json(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_a_config_that_is_no_object_is_a_corrupt_model(
 
 def test_a_config_that_is_no_utf_8_is_a_corrupt_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(CorruptModel, match="not valid JSON"):
+    with pytest.raises(CorruptModel, match="cannot be read as JSON"):
         read_json(tmp_path / "config.json")
 
 

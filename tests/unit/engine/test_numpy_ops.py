@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from fledge.engine.ops import numpy as numpy_ops
 from fledge.engine.ops.numpy import ACTIVATIONS, NumpyOps
 from fledge.engine.ops.protocol import Activation
 from fledge.errors import CorruptModel
@@ -68,6 +70,23 @@ def test_activations_of_large_numbers_are_finite(kind: Activation) -> None:
     assert np.isfinite(OPS.activation(np.array([[-1e30, 1e30]], np.float32), kind)).all() or (
         kind == "gelu_tanh"
     )
+
+
+def test_the_error_function_lets_other_threads_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[int] = []
+    erf: Any = numpy_ops._erf_of_each
+
+    def watched(x: NDArray[np.float64]) -> Any:
+        pieces.append(x.size)
+        return erf(x)
+
+    monkeypatch.setattr(numpy_ops, "_erf_of_each", watched)
+    x = draw(7, 5000)
+    found = OPS.activation(x, "gelu")
+    assert sum(pieces) == x.size
+    assert max(pieces) <= numpy_ops.ERF_NUMBERS < x.size
+    for place in ((0, 0), (1, 3192), (6, 4999)):
+        assert found[place] == pytest.approx(DEFINITIONS["gelu"](float(x[place])), rel=1e-5)
 
 
 def test_linear_has_a_bias_only_where_there_is_one() -> None:

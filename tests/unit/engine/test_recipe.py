@@ -334,3 +334,35 @@ def test_a_module_outside_of_the_folder_is_refused(path: str, tmp_path: Path) ->
 
     with pytest.raises(CorruptModel, match="lies outside"):
         read_recipe(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}, "auto_map.*modeling_qwen"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+    ],
+)
+def test_what_makes_another_network_of_the_one_named_is_refused(
+    fields: Mapping[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = save_bert(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    with pytest.raises(UnsupportedModel, match=message):
+        read_recipe(folder)
+
+
+def test_code_for_another_class_of_model_does_not_matter(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    code = {"auto_map": {"AutoModelForCausalLM": "modeling_gritlm.GritLM"}}
+    (folder / "config.json").write_text(json.dumps(config | code))
+    assert read_recipe(folder).model_type == "bert"
+
+
+def test_an_adapter_is_refused_instead_of_its_base_models_vectors(tmp_path: Path) -> None:
+    folder = save_bert(tmp_path / "m")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedModel, match="adapter"):
+        read_recipe(folder)

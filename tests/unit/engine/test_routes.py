@@ -1,7 +1,6 @@
 """A model of several routes over backends that compute nothing."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -106,15 +105,6 @@ def test_every_route_is_closed_once_also_when_one_fails_to() -> None:
     with pytest.raises(OSError, match="stuck"):
         both.close()
     assert good.closed == 1
-
-
-def test_two_names_may_have_one_backend() -> None:
-    one = Route(fake_card())
-    rules = routing("query", "document", mappings={})
-    backend = RoutedBackend(rules, {"query": one, "document": one})
-    backend.close()
-    assert one.closed == 1
-    assert backend.card == replace(one.card)
 
 
 def test_tokens_are_those_of_the_route_for_neither_side() -> None:

@@ -1,11 +1,14 @@
 """Texts to ids without special tokens: a tokenizer.json as it stands, and words."""
 
+import base64
+import json
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models
 
 from fledge.engine.splitters import Cut, WhitespaceSplitter, read_json_splitter
+from fledge.errors import CorruptModel
 from tests.static_folders import UNKNOWN, save_words
 
 
@@ -34,11 +37,47 @@ def test_a_tokenizer_may_cut_on_the_left(tmp_path: Path) -> None:
     assert read_json_splitter(tmp_path)[1] == Cut(5, "left")
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_tokenizer_that_leaves_nothing_of_a_text_is_a_corrupt_model(
+    side: str, tmp_path: Path
+) -> None:
+    save_words(tmp_path, 30)
+    path = tmp_path / "tokenizer.json"
+    config = json.loads(path.read_text())
+    config["truncation"] = {
+        "direction": side.capitalize(),
+        "max_length": 0,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    path.write_text(json.dumps(config))
+    with pytest.raises(CorruptModel, match="max_length 0; at least 1"):
+        read_json_splitter(tmp_path)
+
+
+@pytest.mark.parametrize("charsmap", [b"x", b"\x04\0\0\0abcd"], ids=["reading", "encoding"])
+def test_a_tokenizer_that_makes_the_library_panic_is_a_corrupt_model(
+    charsmap: bytes, tmp_path: Path
+) -> None:
+    save_words(tmp_path, 30)
+    path = tmp_path / "tokenizer.json"
+    encoded = base64.b64encode(charsmap).decode()
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": encoded}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": normalizer}))
+    with pytest.raises(CorruptModel, match="not a readable tokenizer"):
+        read_json_splitter(tmp_path)
+
+
+def test_a_tokenizer_that_fails_at_some_texts_is_a_corrupt_model(tmp_path: Path) -> None:
+    Tokenizer(models.Unigram([("a", -1.0)])).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(CorruptModel, match="not a readable tokenizer"):
+        read_json_splitter(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("model", "unknown"),
     [
         (models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0), 0),
-        (models.Unigram([("a", -1.0)]), None),
         (models.BPE({"a": 0}, []), None),
         (models.WordPiece({"a": 0, "[UNK]": 1}, unk_token="[UNK]"), 1),
     ],

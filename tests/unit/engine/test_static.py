@@ -19,7 +19,6 @@ from fledge.errors import (
     BackendUnavailable,
     ComputeError,
     DeadlineExceeded,
-    EmptyInput,
     InputTooLong,
     InvalidRequest,
     Overloaded,
@@ -30,7 +29,6 @@ from tests.static_folders import (
     UNKNOWN,
     draw,
     save_module,
-    save_modules,
     save_static,
     save_words,
     write,
@@ -188,14 +186,75 @@ def test_work_stops_where_there_are_too_many_tokens(
     backend: StaticBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(static_module, "GROUP_NUMBERS", SIZE)
-    with pytest.raises(TooManyInputs, match="have 4 tokens in all"):
+    with pytest.raises(TooManyInputs, match="have at least 4 tokens in all; at most 3"):
         embed(backend, "w4 w5", "w6 w7", "w8 w9", max_total_tokens=3)
+    with pytest.raises(TooManyInputs, match="have 6 tokens in all; at most 5"):
+        embed(backend, "w4 w5", "w6 w7", "w8 w9", max_total_tokens=5)
+
+
+def test_a_text_with_far_too_many_tokens_is_refused_by_its_beginning(
+    backend: StaticBackend,
+) -> None:
+    with pytest.raises(TooManyInputs, match=r"have at least \d+ tokens in all; at most 500 may"):
+        embed(backend, "w4 " * 10**6, max_total_tokens=500)
 
 
 def test_a_deadline_that_has_passed_is_an_error(backend: StaticBackend) -> None:
     with pytest.raises(DeadlineExceeded):
         embed(backend, "w4", deadline=time.monotonic() - 1)
     assert len(embed(backend, "w4", deadline=time.monotonic() + 60).vectors) == 1
+
+
+class Clock:
+    """A second passes between any two looks at it."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+    def perf_counter(self) -> float:
+        return self.monotonic()
+
+
+def test_a_deadline_that_passes_during_the_work_ends_it(
+    backend: StaticBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(static_module, "time", clock)
+    monkeypatch.setattr(static_module, "GROUP_NUMBERS", SIZE)
+    items = [f"w{n}" for n in range(4, 20)]
+    # the beginning, in the middle of tokenizing, and in the middle of computing
+    for deadline in (1, 10, 26):
+        clock.now = 0
+        with pytest.raises(DeadlineExceeded, match="gave up after"):
+            embed(backend, *items, deadline=deadline)
+        assert clock.now <= deadline + 3
+    clock.now = 0
+    assert len(embed(backend, *items, deadline=100).vectors) == 16
+
+
+def test_what_weights_multiply_is_work_too_and_a_lot_of_it_is_done_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_dense(tmp_path)
+    backend = load(
+        save_static(tmp_path, {"embedding.weight": TABLE}, vocab=VOCAB, modules=["Dense"])
+    )
+    compute, threads = backend._compute, []
+
+    def watched(job: EmbedJob, entered: float) -> EmbedResult:
+        threads.append(threading.current_thread())
+        return compute(job, entered)
+
+    monkeypatch.setattr(backend, "_compute", watched)
+    for numbers in (SIZE + 2 * SIZE, SIZE + 2 * SIZE - 1):
+        monkeypatch.setattr(static_module, "INLINE_NUMBERS", numbers)
+        embed(backend, "w4")
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]
+    backend.close()
 
 
 def test_long_requests_are_computed_elsewhere_and_short_ones_do_not_wait_for_them(
@@ -240,6 +299,29 @@ def test_more_work_than_may_wait_is_refused_and_let_in_again_later(tmp_path: Pat
         await backend.embed(job)
 
     asyncio.run(rush())
+    backend.close()
+
+
+def test_a_job_waits_with_no_more_tokens_than_it_may_have(tmp_path: Path) -> None:
+    folder = save_static(tmp_path, {"embedding.weight": TABLE}, vocab=VOCAB)
+    backend = load(folder, max_queued_tokens=1_000)
+    job = EmbedJob(items=[" " * 4 * INLINE_CHARS + "w4"], max_total_tokens=500)
+
+    async def both() -> list[EmbedResult]:
+        return await asyncio.gather(*map(backend.embed, [job, job]))
+
+    for result in asyncio.run(both()):
+        assert np.allclose(result.vectors[0], TABLE[4])
+    backend.close()
+
+
+def test_a_model_that_is_closed_while_a_request_comes_in_is_unavailable(tmp_path: Path) -> None:
+    backend = load(save_static(tmp_path, {"embedding.weight": TABLE}, vocab=VOCAB))
+    backend._workers.close()  # as by another thread, between looking and handing over
+    with pytest.raises(BackendUnavailable):
+        embed(backend, "w4 " * INLINE_CHARS)
+    with pytest.raises(BackendUnavailable):
+        asyncio.run(backend.tokenize(["w4"]))
     backend.close()
 
 
@@ -371,102 +453,3 @@ def test_model2vec_takes_512_tokens_unless_it_says_otherwise(tmp_path: Path) -> 
         assert backend.card.max_seq_length == limit
         assert not backend.card.normalizes
         backend.close()
-
-
-def save_words_model(
-    folder: Path, modes: list[str], *, weights: bool = False, max_seq_length: int = 1000
-) -> Path:
-    """WordEmbeddings of five words, the first of which pads."""
-    package = "sentence_transformers.models.tokenizer.WhitespaceTokenizer.WhitespaceTokenizer"
-    save_module(folder, {}, {"emb_layer.weight": TABLE[:5]})
-    write(
-        folder / "wordembedding_config.json",
-        {
-            "tokenizer_class": package,
-            "update_embeddings": False,
-            "max_seq_length": max_seq_length,
-        },
-    )
-    words = ["PADDING_TOKEN", "apple", "pear", "Plum", "the"]
-    write(
-        folder / "whitespacetokenizer_config.json",
-        {"vocab": words, "stop_words": ["the"], "do_lower_case": False},
-    )
-    kinds = ["WordEmbeddings", *["WordWeights"] * weights, "Pooling"]
-    save_modules(folder, *kinds)
-    save_module(folder / f"{len(kinds) - 1}_Pooling", {"pooling_mode": modes})
-    if weights:
-        save_module(
-            folder / "1_WordWeights",
-            {"vocab": words, "word_weights": {"apple": 2.0, "plum": 0.5}, "unknown_word_weight": 3},
-        )
-    return folder
-
-
-def test_words_are_pooled_in_every_way_that_words_can_be(tmp_path: Path) -> None:
-    modes = ["mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
-    backend = load(save_words_model(tmp_path, modes))
-    assert (backend.card.family, backend.card.dimension) == ("words", 5 * SIZE)
-    assert backend.card.pooling == tuple(modes)
-    result = embed(backend, "apple, the pear! PLUM plum unheard-of Plum")
-    rows = TABLE[[1, 2, 3]]
-    expected = [
-        rows.mean(axis=0),
-        rows.max(axis=0),
-        rows.sum(axis=0) / 3**0.5,
-        (rows[0] + 2 * rows[1] + 3 * rows[2]) / 6,
-        rows[2],
-    ]
-    assert np.allclose(result.vectors[0], np.concatenate(expected), atol=1e-6)
-    assert list(result.token_counts) == [3]
-    backend.close()
-
-
-def test_words_weigh_what_they_say_or_what_their_lower_case_does(tmp_path: Path) -> None:
-    modes = ["mean", "mean_sqrt_len_tokens", "weightedmean"]
-    backend = load(save_words_model(tmp_path, modes, weights=True))
-    vectors = embed(backend, "apple pear Plum").vectors[0].reshape(3, SIZE)
-    weights = np.array([2, 3, 0.5])
-    rows = TABLE[[1, 2, 3]] * weights[:, None]
-    assert np.allclose(vectors[0], rows.sum(axis=0) / weights.sum(), atol=1e-6)
-    assert np.allclose(vectors[1], rows.sum(axis=0) / weights.sum() ** 0.5, atol=1e-6)
-    assert np.allclose(vectors[2], [1, 2, 3] @ rows / weights.sum(), atol=1e-6)
-    backend.close()
-
-
-def test_words_beyond_the_limit_of_their_config_are_cut(tmp_path: Path) -> None:
-    backend = load(save_words_model(tmp_path, ["mean"], max_seq_length=2))
-    result = embed(backend, "apple apple pear")
-    assert np.allclose(result.vectors[0], TABLE[1], atol=1e-6)
-    assert (result.token_counts, result.truncated) == ([2], [True])
-    backend.close()
-
-
-def test_no_known_word_is_zeros_but_nothing_has_a_maximum(tmp_path: Path) -> None:
-    mean = load(save_words_model(tmp_path / "mean", ["mean", "lasttoken"]))
-    assert not embed(mean, "unheard-of").vectors.any()
-    largest = load(save_words_model(tmp_path / "max", ["max"]))
-    with pytest.raises(EmptyInput, match=r"items\[1\]"):
-        embed(largest, "apple", "unheard-of")
-    mean.close()
-    largest.close()
-
-
-@pytest.mark.parametrize(("cumulative", "expected"), [(True, [0, 4, 7, 0]), (False, [0, 2, 7, 0])])
-def test_a_bag_of_words_counts_them(
-    cumulative: bool, expected: list[float], tmp_path: Path
-) -> None:
-    save_modules(tmp_path, "BoW")
-    config = {
-        "vocab": ["zero", "apple", "Pear", "zero", "plum"],
-        "word_weights": {"apple": 2, "pear": 7},
-        "unknown_word_weight": 5,
-        "cumulative_term_frequency": cumulative,
-    }
-    save_module(tmp_path, config)
-    backend = load(tmp_path)
-    result = embed(backend, "apple Pear apple. nothing", "plum", "nothing")
-    assert result.vectors.tolist() == [expected, [0, 0, 0, 5], [0, 0, 0, 0]]
-    assert list(result.token_counts) == [3, 1, 0]
-    assert (backend.card.family, backend.card.dimension, backend.card.vocab_size) == ("bow", 4, 4)
-    backend.close()

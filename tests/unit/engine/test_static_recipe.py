@@ -14,7 +14,7 @@ from fledge.engine.static_recipe import StaticRecipe, is_bare_model2vec, read_st
 from fledge.errors import CorruptModel, UnsupportedModel
 from fledge.types import Vectors
 from tests.static_folders import draw, save_module, save_modules, save_static, write
-from tests.unit.engine.test_static import save_words_model
+from tests.unit.engine.test_static_words import save_words_model
 
 VOCAB, SIZE = 20, 4
 TABLE = draw(VOCAB, SIZE)
@@ -166,6 +166,14 @@ def test_modules_that_do_not_fit_are_a_corrupt_model(tmp_path: Path) -> None:
         _ = read(folder).dimension
 
 
+def test_a_module_of_other_rows_than_its_config_says_is_a_corrupt_model(tmp_path: Path) -> None:
+    folder = save_static(tmp_path, {"embeddings": TABLE}, vocab=VOCAB, modules=["Dense"])
+    config = {"in_features": SIZE, "out_features": 7, "bias": False}
+    save_module(folder / "1_Dense", config, {"linear.weight": draw(6, SIZE)})
+    with pytest.raises(CorruptModel, match=r"shape \[6, 4\], but .* speaks of 7 rows"):
+        read(folder)
+
+
 @pytest.mark.parametrize("limit", [0, -1, "512", 1.5, True])
 def test_a_limit_that_is_no_number_of_tokens_is_a_corrupt_model(
     limit: object, tmp_path: Path
@@ -246,6 +254,7 @@ def test_damaged_files_of_words_are_a_corrupt_model(name: str, text: str, tmp_pa
         {"vocab": ["a"], "word_weights": {"a": None}},
         {"vocab": ["a"], "unknown_word_weight": float("nan")},
         {"vocab": ["a"], "word_weights": 7},
+        {"vocab": ["a"], "unknown_word_weight": 10**400},
     ],
 )
 def test_a_bag_of_words_without_words_or_weights_is_a_corrupt_model(

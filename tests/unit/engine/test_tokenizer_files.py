@@ -72,7 +72,7 @@ def save_unigram(folder: Path, name: str = "sentencepiece.bpe.model") -> None:
         ("bert", None, "BertTokenizer"),
         ("bert", "BertTokenizerFast", "BertTokenizer"),
         ("bert", "XLMRobertaTokenizer", "XLMRobertaTokenizer"),
-        ("bert", "PreTrainedTokenizerFast", "PreTrainedTokenizer"),
+        ("bert", "PreTrainedTokenizerFast", PLAIN),
         ("qwen3", "Qwen2Tokenizer", "Qwen2Tokenizer"),
         ("qwen2", "PreTrainedTokenizerFast", "Qwen2Tokenizer"),
         ("mistral", "LlamaTokenizer", PLAIN),

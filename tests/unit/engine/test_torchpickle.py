@@ -255,3 +255,10 @@ def test_any_instructions_give_tensors_or_an_error_of_ours(
     description = forge.pickled(b"".join(instructions))
     read_or_refuse(forge.archive(tmp_path / "t", description, [bytes(8)]))
     read_or_refuse(forge.archive(tmp_path / "t", one(b"".join(instructions)), [bytes(8)]))
+
+
+def test_a_name_as_long_as_a_book_is_refused(tmp_path: Path) -> None:
+    entry = forge.EMPTY_DICT + forge.text("x" * 70_000) + X + forge.SETITEM
+    path = forge.archive(tmp_path / "m.bin", forge.pickled(entry))
+    with pytest.raises(CorruptModel, match="a text of 70000 bytes"):
+        read(path)

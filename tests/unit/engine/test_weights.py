@@ -113,6 +113,16 @@ def test_shards_are_found_through_their_index(tmp_path: Path) -> None:
         open_one(folder, tmp_path / "c3")
 
 
+def test_a_tensor_in_two_shards_is_a_corrupt_model(tmp_path: Path) -> None:
+    name = min(TENSORS)
+    for file in ("a.safetensors", "b.safetensors"):
+        save_file({name: TENSORS[name]}, tmp_path / file)
+    weight_map = {name: "a.safetensors", "other": "b.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CorruptModel, match=r"b\.safetensors holds .* so does .*a\.safetensors"):
+        open_one(tmp_path, tmp_path / "c")
+
+
 @pytest.mark.parametrize(
     "index",
     [b"{", b"[]", b"{}", b'{"weight_map": 7}', b'{"weight_map": {"a": [1]}}', b"[" * 100_000],

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fledge.engine.architectures import encoder
 from fledge.engine.architectures.encoder import EncoderShape
 from fledge.engine.architectures.family import Family, PositionRule, RawConfig, Weight
-from fledge.engine.architectures.fields import refuse_unless
+from fledge.engine.architectures.fields import num_layers, refuse_unless
 
 SWITCHED_OFF = (False,)
 
@@ -30,7 +30,7 @@ def read_bert_like(config: RawConfig, positions: PositionRule) -> EncoderShape:
     refuse_unless(config, "is_decoder", *SWITCHED_OFF)
     refuse_unless(config, "add_cross_attention", *SWITCHED_OFF)
     return EncoderShape(
-        num_layers=config["num_hidden_layers"],
+        num_layers=num_layers(config),
         num_heads=config["num_attention_heads"],
         hidden_size=config["hidden_size"],
         intermediate_size=config["intermediate_size"],

@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fledge.engine.architectures.family import RawConfig, Shape, Weight
-from fledge.engine.architectures.fields import hidden_activation, refuse_unless, whole_number
+from fledge.engine.architectures.fields import (
+    hidden_activation,
+    num_layers,
+    refuse_unless,
+    whole_number,
+)
 from fledge.engine.architectures.rope import read_rope
 from fledge.engine.ops.protocol import Attention, Ops, X
 from fledge.errors import UnsupportedModel
@@ -84,9 +89,7 @@ def read_decoder(config: RawConfig, defaults: RawConfig, **own: Any) -> DecoderS
     refuse_unless(config, "is_causal", True, None)  # noqa: FBT003 - the field's value
     refuse_unless(config, "use_bidirectional_attention", None, False)  # noqa: FBT003 - likewise
     refuse_unless(config, "per_layer_config", None)
-    num_layers, num_heads = (
-        whole_number(config, name) for name in ("num_hidden_layers", "num_attention_heads")
-    )
+    layers, num_heads = num_layers(config), whole_number(config, "num_attention_heads")
     kv_heads = _size(config, "num_key_value_heads", num_heads)
     if num_heads % kv_heads:
         raise UnsupportedModel(
@@ -96,9 +99,10 @@ def read_decoder(config: RawConfig, defaults: RawConfig, **own: Any) -> DecoderS
     head_dim = _size(config, "head_dim", whole_number(config, "hidden_size") // num_heads)
     if head_dim % 2:
         raise UnsupportedModel(f"config.json: head_dim is {head_dim}, which rope cannot halve")
+    hidden_activation(config["hidden_act"])  # before anything is converted for it
     rope = read_rope(config, head_dim)
     fields: dict[str, Any] = {
-        "num_layers": num_layers,
+        "num_layers": layers,
         "num_heads": num_heads,
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
@@ -108,7 +112,7 @@ def read_decoder(config: RawConfig, defaults: RawConfig, **own: Any) -> DecoderS
         "max_length": config["max_position_embeddings"],
         "rms_norm_eps": config["rms_norm_eps"],
         "activation": config["hidden_act"],
-        "windows": (None,) * num_layers,
+        "windows": (None,) * layers,
         "frequencies": rope.frequencies,
         "rotation_scale": rope.scale,
     }
@@ -156,10 +160,10 @@ def layer_kinds(config: RawConfig) -> list[str] | None:
     kinds = config.get("layer_types")
     if kinds is None:
         return None
-    if not isinstance(kinds, list) or len(kinds) != config["num_hidden_layers"]:
+    layers = num_layers(config)
+    if not isinstance(kinds, list) or len(kinds) != layers:
         raise UnsupportedModel(
-            f"config.json: layer_types is {kinds!r}, and there are "
-            f"{config['num_hidden_layers']!r} layers"
+            f"config.json: layer_types is {kinds!r}, and there are {layers} layers"
         )
     return kinds
 
@@ -215,7 +219,7 @@ def attend(ops: Ops[X], shape: DecoderShape, x: X, n: int) -> X:
         num_heads=shape.num_heads,
         num_kv_heads=shape.num_kv_heads,
         scale=shape.attention_scale,
-        is_causal=True,
+        is_causal=shape.is_causal,
         window=shape.windows[n],
         softcap=shape.softcap,
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fledge.engine.architectures import encoder
 from fledge.engine.architectures.encoder import EncoderShape
 from fledge.engine.architectures.family import Family, PositionRule, RawConfig, Weight
+from fledge.engine.architectures.fields import MOST_LAYERS, whole_number
 
 LAYER_NORM_EPS = 1e-12  # written into the reference code; no config field changes it
 
@@ -26,7 +27,7 @@ LAYER_NAMES = {
 def read_config(config: RawConfig) -> EncoderShape:
     """DistilBERT's spellings; sinusoidal position tables are stored like learned ones."""
     return EncoderShape(
-        num_layers=config["n_layers"],
+        num_layers=whole_number(config, "n_layers", most=MOST_LAYERS),
         num_heads=config["n_heads"],
         hidden_size=config["dim"],
         intermediate_size=config["hidden_dim"],

@@ -33,17 +33,27 @@ def hidden_activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def whole_number(config: RawConfig, field: str) -> int:
+MOST_LAYERS = 10_000
+MOST = 2**24
+"""Far beyond any network, and far from what would fill a machine's memory with lists."""
+
+
+def whole_number(config: RawConfig, field: str, *, most: int = MOST) -> int:
     """A field that counts something.
 
     Raises:
-        CorruptModel: it is no whole number, or less than 1.
+        CorruptModel: it is no whole number, or not between 1 and `most`.
         KeyError: it is missing.
     """
     value = config[field]
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 1 <= value <= most:
         raise CorruptModel(f"config.json: {field} cannot be {value!r}")
     return value
+
+
+def num_layers(config: RawConfig) -> int:
+    """`num_hidden_layers`. Raises what `whole_number` raises."""
+    return whole_number(config, "num_hidden_layers", most=MOST_LAYERS)
 
 
 def refuse_unless(config: RawConfig, field: str, *allowed: object) -> None:

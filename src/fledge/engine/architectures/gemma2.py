@@ -7,6 +7,7 @@ stored less one.
 from fledge.engine.architectures import decoder
 from fledge.engine.architectures.decoder import DecoderShape
 from fledge.engine.architectures.family import Family, RawConfig
+from fledge.engine.architectures.fields import num_layers
 from fledge.engine.ops.protocol import Ops, X
 from fledge.errors import UnsupportedModel
 
@@ -33,7 +34,7 @@ def read_config(config: RawConfig) -> DecoderShape:
     """Gemma's fields; `hidden_act` is in its configs too, and means nothing."""
     config = {**DEFAULTS, **config}
     config["hidden_act"] = config["hidden_activation"]
-    layers = range(config["num_hidden_layers"])
+    layers = range(num_layers(config))
     kinds = decoder.layer_kinds(config) or [
         "full_attention" if n % 2 else "sliding_attention" for n in layers
     ]

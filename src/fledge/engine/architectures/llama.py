@@ -6,7 +6,6 @@ Source: meta-llama/Llama-3.2-1B as transformers reads it.
 from fledge.engine.architectures import decoder
 from fledge.engine.architectures.decoder import DecoderShape
 from fledge.engine.architectures.family import Family, RawConfig
-from fledge.engine.architectures.fields import refuse_unless
 
 DEFAULTS: RawConfig = {
     "hidden_act": "silu",
@@ -17,7 +16,6 @@ DEFAULTS: RawConfig = {
 
 def read_config(config: RawConfig) -> DecoderShape:
     """Llama's fields."""
-    refuse_unless(config, "sliding_window", None)
     decoder.refuse_other_kinds(config, "full_attention")
     biased = decoder.attention_biases(config)
     if config.get("mlp_bias"):

@@ -6,6 +6,7 @@ Source: intfloat/e5-mistral-7b-instruct as transformers reads it.
 from fledge.engine.architectures import decoder
 from fledge.engine.architectures.decoder import DecoderShape
 from fledge.engine.architectures.family import Family, RawConfig
+from fledge.engine.architectures.fields import num_layers
 
 DEFAULTS: RawConfig = {
     "hidden_act": "silu",
@@ -21,7 +22,7 @@ def read_config(config: RawConfig) -> DecoderShape:
     config = {**DEFAULTS, **config}
     kind = "full_attention" if config["sliding_window"] is None else "sliding_attention"
     decoder.refuse_other_kinds(config, kind)
-    kinds = [kind] * config["num_hidden_layers"]
+    kinds = [kind] * num_layers(config)
     windows = decoder.windows_of(kinds, config["sliding_window"])
     return decoder.read_decoder(config, DEFAULTS, windows=windows)
 

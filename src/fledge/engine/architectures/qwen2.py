@@ -8,6 +8,7 @@ from typing import Any
 from fledge.engine.architectures import decoder
 from fledge.engine.architectures.decoder import DecoderShape
 from fledge.engine.architectures.family import Family, RawConfig
+from fledge.engine.architectures.fields import num_layers
 
 DEFAULTS: RawConfig = {
     "hidden_act": "silu",
@@ -22,7 +23,7 @@ DEFAULTS: RawConfig = {
 def read_qwen(config: RawConfig, defaults: RawConfig, **own: Any) -> DecoderShape:
     """Qwen's rule for windows: none without `use_sliding_window`, else from a layer on."""
     config = {**defaults, **config}
-    layers = config["num_hidden_layers"]
+    layers = num_layers(config)
     window = config["sliding_window"] if config.get("use_sliding_window") else None
     first = layers if window is None else min(config["max_window_layers"], layers)
     rule = ["full_attention"] * first + ["sliding_attention"] * (layers - first)

@@ -66,7 +66,7 @@ def read_rope(config: RawConfig, head_dim: int) -> Rope:
         raise UnsupportedModel(f"config.json: {spelling} is {values!r}, which is no object")
     kind = values.get("rope_type", values.get("type", "default"))
     partial = values.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if partial != 1.0:
+    if partial not in (None, 1.0):
         raise UnsupportedModel(
             f"config.json: partial_rotary_factor is {partial!r}; Fledge turns whole heads"
         )

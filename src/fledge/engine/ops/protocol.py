@@ -2,7 +2,8 @@
 
 An implementation decides what an `X` is: a graph node that is compiled later, or a tensor that is
 computed at once. Shapes below speak of packed tokens: `T` is the number of tokens of a whole batch,
-without padding; only `attention` may see them laid out as `[rows, length]`, inside itself.
+without padding; only `attention` and `pool` may see them laid out as `[rows, length]`, inside
+themselves.
 
 Weights are named by the architecture's own table (`fledge.engine.architectures.family`), never by
 a checkpoint's spelling.
