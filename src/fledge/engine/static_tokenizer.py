@@ -144,7 +144,8 @@ class StaticTokenizer:
         for number, ids in enumerate(self._splitter.ids(first) if first else ()):
             seen = len(first[number])
             while seen < len(heads[number]) and not self._is_enough(ids, bounds):
-                part = bounds.part(heads[number], 4 * seen)
+                is_near = 2 * len(ids) > bounds.room
+                part = bounds.part(heads[number], (2 if is_near else 4) * seen)
                 seen, ids = len(part), self._splitter.ids([part])[0]
             looks.append(_Look(ids, is_whole=seen == len(texts[number])))
         return looks

@@ -74,6 +74,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
     Raises:
         CorruptModel: the file is truncated, or its header contradicts itself or the file.
+        UnsupportedModel: a tensor of a type of numbers that nothing here computes with.
     """
     try:
         with path.open("rb") as file:

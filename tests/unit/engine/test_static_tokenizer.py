@@ -43,10 +43,10 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Words:
 def test_a_text_with_too_many_tokens_is_refused_without_reading_it_to_its_end(words: Words) -> None:
     tokenizer = StaticTokenizer(words, Limits())
     job = EmbedJob(items=[LONG], max_total_tokens=50)
-    with pytest.raises(TooManyInputs, match="at least 203 tokens in all; at most 50") as raised:
+    with pytest.raises(TooManyInputs, match="at least 70 tokens in all; at most 50") as raised:
         tokenizer.split(job, job.items)
-    assert words.seen == [FIRST_LOOK, 4 * FIRST_LOOK]
-    assert 4 * FIRST_LOOK // 3 + 1 - SPARE_TOKENS == 203
+    assert words.seen == [FIRST_LOOK, 2 * FIRST_LOOK]
+    assert 2 * FIRST_LOOK // 3 + 1 - SPARE_TOKENS == 70
     assert raised.value.field is None
 
 
