@@ -51,6 +51,10 @@ def test_a_text_of_any_length_is_cut_as_if_it_were_tokenized_to_its_end(
     kind: str, text: str, repeat: int, side: TruncationSide
 ) -> None:
     tokenizer, raw = of_kind(kind)
+    if (kind, side) == ("metaspace", "left"):
+        # of a long word two divisions may score alike; then the rounding of a sum that begins
+        # where the look does decides between them
+        text = "".join(f"{text[start : start + 80]} " for start in range(0, len(text), 80))
     whole = raw.encode(text * repeat).ids
     body, room = whole[1:-1], LIMIT - 2
     kept = body[:room] if side == "right" else body[-room:]
