@@ -188,7 +188,7 @@ def test_a_header_that_lies_is_a_corrupt_model(header: Any, tmp_path: Path) -> N
 
 def test_a_type_of_numbers_that_nothing_computes_with_is_named(tmp_path: Path) -> None:
     path = forge(tmp_path / "t", {"x": entry(dtype="F8_E4M3")}, bytes(8))
-    with pytest.raises(UnsupportedModel, match="'F8_E4M3'.*original model"):
+    with pytest.raises(UnsupportedModel, match=r"'F8_E4M3'.*original model"):
         read_header(path)
 
 
