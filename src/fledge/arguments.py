@@ -43,17 +43,6 @@ def as_text(name: str, value: object) -> str:
     return value
 
 
-def as_text_or_none(name: str, value: object) -> str | None:
-    """A text, or None.
-
-    Raises:
-        InvalidRequest: it is neither.
-    """
-    if value is not None and not isinstance(value, str):
-        raise _refusal(name, value, "a text, or None")
-    return value
-
-
 def as_texts(name: str, values: object) -> list[str]:
     """A list of texts, from any iterable of them but a text, whose letters nobody means.
 
@@ -65,14 +54,14 @@ def as_texts(name: str, values: object) -> list[str]:
     return [as_text(f"{name}[{index}]", value) for index, value in enumerate(values)]
 
 
-def as_name(name: str, value: object) -> str | None:
-    """A name, or None.
+def as_text_or_none(name: str, value: object) -> str | None:
+    """A text, such as a name, or None.
 
     Raises:
         InvalidRequest: it is neither.
     """
     if value is not None and not isinstance(value, str):
-        raise _refusal(name, value, "a name, or None")
+        raise _refusal(name, value, "a text, or None")
     return value
 
 

@@ -24,7 +24,6 @@ from fledge import bootstrap
 from fledge.arguments import (
     as_count,
     as_items,
-    as_name,
     as_side,
     as_text,
     as_text_or_none,
@@ -345,8 +344,8 @@ def _choice(
 ) -> PromptChoice:
     return PromptChoice(
         prompt=as_text_or_none(f"{prefix}prompt", prompt),
-        prompt_name=as_name(f"{prefix}prompt_name", prompt_name),
-        input_type=as_name(f"{prefix}input_type", input_type),
+        prompt_name=as_text_or_none(f"{prefix}prompt_name", prompt_name),
+        input_type=as_text_or_none(f"{prefix}input_type", input_type),
         prefix=prefix,
     )
 

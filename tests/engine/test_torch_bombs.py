@@ -1,6 +1,5 @@
 """Descriptions of torch's files that would take all memory or time: slow, so not a unit test."""
 
-import time
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,15 +32,14 @@ HUGE: Mapping[str, bytes] = {
 }
 
 
+@pytest.mark.timeout(60)  # the slowest takes two seconds; without its bound, for ever
 @pytest.mark.parametrize("value", HUGE.values(), ids=HUGE)
 def test_a_pickle_that_would_take_all_memory_or_time_takes_little(
     value: bytes, tmp_path: Path
 ) -> None:
     path = forge.archive(tmp_path / "t", one(value))
-    start = time.monotonic()
     with pytest.raises((CorruptModel, UnsupportedModel)):
         read_torch_header(path)
-    assert time.monotonic() - start < 20
 
 
 def test_a_million_of_anything_takes_less_than_some_hundred_megabytes(tmp_path: Path) -> None:

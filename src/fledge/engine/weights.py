@@ -218,11 +218,10 @@ def _match(part: Part) -> Iterator[tuple[Weight, Located]]:
                 yield weight, tensors[name]
                 break
         else:
-            if not weight.optional:
-                raise CorruptModel(
-                    f"{part.folder}: no tensor {weight.source!r} in the checkpoint, "
-                    f"with or without {part.prefix!r}"
-                )
+            raise CorruptModel(
+                f"{part.folder}: no tensor {weight.source!r} in the checkpoint, "
+                f"with or without {part.prefix!r}"
+            )
 
 
 def _spellings(source: str, prefix: str) -> Iterator[str]:

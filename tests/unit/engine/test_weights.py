@@ -140,12 +140,6 @@ def test_a_missing_tensor_is_named_with_its_prefix(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-def test_a_missing_tensor_may_be_optional(tmp_path: Path) -> None:
-    table = [*TABLE, Weight("pooler.bias", "pooler.bias", "vector", optional=True)]
-    opened = open_one(checkpoint(tmp_path / "m"), tmp_path / "c", table=table)
-    assert "pooler.bias" not in opened
-
-
 def test_a_folder_without_a_checkpoint_is_a_corrupt_model(tmp_path: Path) -> None:
     with pytest.raises(CorruptModel, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         open_one(tmp_path, tmp_path / "c")

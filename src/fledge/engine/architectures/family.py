@@ -27,7 +27,6 @@ class Weight:
     name: str
     source: str
     kind: WeightKind
-    optional: bool = False
     rows: int | None = None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from fledge.engine.ops.nodes import (
     Node,
     constant,
+    flatten,
     gather,
     join_rows,
     reshape,
@@ -75,7 +76,7 @@ def _for_each_block(q: Node, k: Node, v: Node, places: Node, rule: Attention) ->
         "place": places,
         "k": k,
         "v": v,
-        "places": opset.reshape(places, constant([-1]), special_zero=False),
+        "places": flatten(places),
     }
     inner = {name: _parameter(value, sliced=name in _SLICED) for name, value in outer.items()}
     group = rule.num_heads // (rule.num_kv_heads or rule.num_heads)
