@@ -22,6 +22,8 @@ and body. A message says what was wrong, the limit, the value, and what to do.
         ModelGated            the hub wants a token, or a licence accepted
         CorruptModel          files that are damaged, truncated, or contradict each other
         UnsupportedModel      a family, module or setting that Fledge does not compute
+        OutOfMemory           it does not fit into the memory that models may take
+      ModelLoading            not warm yet; carries about how much longer it will take
       BackendUnavailable      a deployment that cannot take work: being unloaded, or dead
       ComputeError            the engine failed on accepted work, or its result is not finite
       SettingsError           a setting that is unknown or out of range
@@ -159,6 +161,26 @@ class UnsupportedModel(ModelLoadError):
     """The model asks for arithmetic that Fledge does not have; the message names it."""
 
     code = "model_unsupported"
+
+
+class OutOfMemory(ModelLoadError):
+    """The model needs more memory than models may take here, or than there is."""
+
+    code = "model_out_of_memory"
+
+
+class ModelLoading(FledgeError):
+    """The model is being loaded, and the caller would not wait longer.
+
+    Attributes:
+        estimated_time_s: about how much longer loading will take, in seconds.
+    """
+
+    code = "model_loading"
+
+    def __init__(self, model: str, *, estimated_time_s: float) -> None:
+        super().__init__(f"Model {model} is currently loading")
+        self.estimated_time_s = estimated_time_s
 
 
 class BackendUnavailable(FledgeError):

@@ -4,7 +4,10 @@ Plain frozen data: nothing here computes, reads a file, or knows a wire format.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -23,6 +26,64 @@ Side: TypeAlias = Literal["query", "document"]
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "int8"]
 State: TypeAlias = Literal["cold", "loading", "warm", "failed"]
 Similarity: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
+FailureKind: TypeAlias = Literal[
+    "not_found", "gated", "offline", "corrupt", "unsupported", "out_of_memory", "unknown"
+]
+"""Why a model did not load, as far as it matters to whoever waits for it."""
+
+Stage: TypeAlias = Literal["downloading", "waiting", "building"]
+"""What a loading model is at: `waiting` is for other loads, or for memory to become free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """A model of the catalogue: what is known of it while nothing of it is loaded.
+
+    Facts are None, or empty, where they are not known; the card of a running model has the rest.
+
+    Attributes:
+        id: the public id, `org/name`, or a folder's name.
+        folder: where its files are; None: the hub's model of that id.
+        aliases: other names that requests may use; bare and lower-case ones go without saying.
+        provider_ids: provider -> its own name for the model.
+        family: the architecture, as `config.json` spells it in `model_type`.
+        parameters: how many numbers the checkpoint has.
+        dimension: length of one vector.
+        matryoshka_dimensions: the shorter lengths it was trained for.
+        max_seq_length: most tokens of one input.
+        languages: ISO 639-1 codes; `multilingual` alone for more than can be named.
+        license: its identifier on the hub, `apache-2.0`.
+        prompts: name -> text put before an input.
+        default_prompt_name: the prompt used when a request names none.
+        pooling: the pooling modes, in the order in which their vectors are concatenated.
+        similarity: how the model's vectors are meant to be compared.
+        normalizes: whether the model's own last module is Normalize.
+        is_recommended: a good choice of its size today.
+        is_gated: the hub wants its conditions accepted first.
+        summary: what it is for, one sentence.
+        created: the day on which it was published.
+    """
+
+    id: str
+    folder: Path | None = None
+    aliases: tuple[str, ...] = ()
+    provider_ids: Mapping[str, str] = field(default_factory=dict)
+    family: str | None = None
+    parameters: int | None = None
+    dimension: int | None = None
+    matryoshka_dimensions: tuple[int, ...] = ()
+    max_seq_length: int | None = None
+    languages: tuple[str, ...] = ()
+    license: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    pooling: tuple[str, ...] = ()
+    similarity: Similarity | None = None
+    normalizes: bool | None = None
+    is_recommended: bool = False
+    is_gated: bool = False
+    summary: str = ""
+    created: date | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +206,37 @@ class Health:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A model's local deployment, as it is now.
+
+    Attributes:
+        state: cold, loading, warm or failed.
+        card: of the running model; of one that left, its last.
+        stage: while loading, what is being done.
+        remaining_s: while loading, or cold, about how long until it would be warm; None: no idea.
+        failure: of a failed one, what kind of failure.
+        reason: of a failed one, for people; names no path of this machine.
+        retry_in_s: of a failed one, seconds until it may be tried again.
+        memory_bytes: what it takes; estimated until it is warm, 0 when cold or failed.
+        is_pinned: it does not leave by itself.
+        users: requests that hold it now.
+        idle_s: of a warm one, seconds since its last request ended; 0 in use.
+    """
+
+    state: State
+    card: ModelCard | None = None
+    stage: Stage | None = None
+    remaining_s: float | None = None
+    failure: FailureKind | None = None
+    reason: str = ""
+    retry_in_s: float = 0.0
+    memory_bytes: int = 0
+    is_pinned: bool = False
+    users: int = 0
+    idle_s: float = 0.0
+
+
 class Backend(Protocol):
     """One deployment: a place where one model can run.
 
@@ -182,4 +274,48 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Finish what was accepted, then give back memory and threads. Safe to call twice."""
+        ...
+
+
+class Deployments(Protocol):
+    """Where the models of the catalogue run. For use from one event loop."""
+
+    def use(self, entry: ModelEntry, *, patience_s: float) -> AbstractAsyncContextManager[Backend]:
+        """The running model, for as long as the block lasts: it does not leave meanwhile.
+
+        A cold one is loaded, once for all who wait. Leaving or being cancelled ends the waiting,
+        never the load.
+
+        Raises:
+            ModelLoading: it was not warm within `patience_s`.
+            ModelLoadError: it cannot be loaded, or could not a moment ago.
+        """
+        ...
+
+    def status(self, entry: ModelEntry) -> Status:
+        """Its state now, without waiting for anything."""
+        ...
+
+    async def load(self, entry: ModelEntry) -> Status:
+        """Load it, whatever is remembered of failures, and wait until it is warm.
+
+        Raises:
+            ModelLoadError: it cannot be loaded.
+        """
+        ...
+
+    async def unload(self, entry: ModelEntry) -> Status:
+        """Let its requests end, then give its memory back. A pinned one leaves too."""
+        ...
+
+    def pin(self, entry: ModelEntry, *, is_pinned: bool) -> Status:
+        """Keep it from leaving by itself, from now on or not any more. Loads nothing."""
+        ...
+
+    def problems(self) -> Mapping[str, str]:
+        """What keeps this instance from answering: a name and a reason each; empty when healthy."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let requests end, unload everything. Safe to call twice."""
         ...
