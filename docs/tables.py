@@ -5,10 +5,11 @@
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import typer
 from pydantic import BaseModel
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from fledge.cli.main import app
@@ -34,19 +35,26 @@ def _rows(model: type[BaseModel], prefix: str, variable: str) -> Iterator[str]:
         default = field.get_default(call_default_factory=True, validated_data={})
         if isinstance(default, BaseModel):
             yield from _rows(type(default), f"{name}.", f"{variable}{name.upper()}__")
-        else:
-            yield (
-                f"| `{prefix}{name}` | `{variable}{name.upper()}` | {_shown(name, default)} "
-                f"| {field.description} |"
+            continue
+        shown = _shown(name, default)
+        yield f"| `{prefix}{name}` | `{variable}{name.upper()}` | {shown} | {field.description} |"
+        if isinstance(default, dict):
+            section = get_args(field.annotation)[1]
+            yield from (
+                f'| `{name}."org/name".{inner}` | in `{variable}{name.upper()}` '
+                f"| {_shown(inner, below.default)} | {below.description} |"
+                for inner, below in section.model_fields.items()
             )
 
 
 def _shown(name: str, default: Any) -> str:
     if name == "cache_dir":
         return "`~/.cache/fledge`"  # not this machine's
-    if isinstance(default, tuple):
-        default = ", ".join(default)
-    return f"`{default}`" if default != "" else "none"
+    if default is None:
+        return "not set"
+    if isinstance(default, tuple | dict):
+        return ", ".join(f"`{one}`" for one in default) or "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 def command_help(*words: str) -> str:
@@ -62,9 +70,16 @@ def command_help(*words: str) -> str:
 
 
 def commands() -> str:
-    """All commands' help texts."""
-    names = sorted(typer.main.get_group(app).commands)
-    return "\n\n".join(f"## fledge {name}\n\n{command_help(name)}" for name in names)
+    """All commands' help texts, a group's own before those of its commands."""
+    names = _names_of(typer.main.get_group(app))
+    return "\n\n".join(f"## fledge {' '.join(words)}\n\n{command_help(*words)}" for words in names)
+
+
+def _names_of(group: TyperGroup, *words: str) -> Iterator[tuple[str, ...]]:
+    for name, command in sorted(group.commands.items()):
+        yield (*words, name)
+        if isinstance(command, TyperGroup):
+            yield from _names_of(command, *words, name)
 
 
 def input_types() -> str:

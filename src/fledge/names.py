@@ -1,4 +1,4 @@
-"""Lists of names in settings: how they may be written, and what no browser or client ever sends.
+"""Names in settings, and lists of them: how they may be written, and what no client ever sends.
 
 A host or an origin is compared as a whole with a header. One that is written as no header can be
 would be a setting that does nothing, so it is refused where it is written.
@@ -7,10 +7,20 @@ would be a setting that does nothing, so it is refused where it is written.
 import json
 from ipaddress import ip_address
 from typing import Any
+from unicodedata import category
 from urllib.parse import urlsplit
 
 ANY = "*"
+UNWRITABLE = {"Cc", "Cs"}
+"""Unicode's categories of control characters and of halves of a pair."""
+LONGEST_QUOTED = 80
 DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def quoted(text: str) -> str:
+    """A text as a message quotes it: on one line whatever is in it, and not long."""
+    cut = text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}..."
+    return json.dumps(cut, ensure_ascii=not cut.isprintable())
 
 
 def listed(value: Any) -> Any:  # Any: what a variable, a file or a caller holds
@@ -25,11 +35,27 @@ def listed(value: Any) -> Any:  # Any: what a variable, a file or a caller holds
         return [name.strip() for name in value.split(",") if name.strip()]
     try:
         return json.loads(value)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, json.JSONDecodeError) else "out of all measure"
         raise ValueError(
-            f"{value!r} starts like a list of JSON and is none ({error}); "
+            f"{quoted(value)} starts like a list of JSON and is none ({reason}); "
             'write ["one", "two"], or one,two'
         ) from None
+
+
+def as_name(value: Any) -> Any:  # Any: what a variable, a file or a caller holds
+    """A name or a path, if it is text at all: not empty, and such as files and answers can hold.
+
+    Raises:
+        ValueError: no name can be this.
+    """
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise ValueError(f"{quoted(value)} is empty; write a name, or leave the setting out")
+    if any(category(character) in UNWRITABLE for character in value):
+        raise ValueError(f"{quoted(value)} holds a control or half a character; leave that out")
+    return value
 
 
 def as_host(text: str) -> str:
@@ -46,9 +72,9 @@ def as_host(text: str) -> str:
         return str(ip_address(host))
     except ValueError:
         pass
-    if not host or any(character in host for character in ":/@?#*[] "):
+    if not host.isprintable() or not host or any(character in host for character in ":/@?#*[] "):
         raise ValueError(
-            f"{text!r} is no host name; give it without scheme, port or path, as "
+            f"{quoted(text)} is no host name; give it without scheme, port or path, as "
             f'"api.example.org", or "{ANY}" alone for any'
         )
     return host
@@ -65,10 +91,11 @@ def as_origin(text: str) -> str:
         return origin
     scheme, netloc, host, port = _split(origin)
     is_whole = origin == f"{scheme}://{netloc}"
-    if not (scheme and host and is_whole) or any(character in netloc for character in "@* "):
+    is_plain = netloc.isprintable() and not any(character in netloc for character in "@* ")
+    if not (scheme and host and is_whole and is_plain):
         raise ValueError(
-            f"{text!r} is no origin; give scheme, host and, where it is not the scheme's own, "
-            f'port, without a path, as "https://app.example.org", or "{ANY}" alone for any'
+            f"{quoted(text)} is no origin; give scheme, host and, where it is not the scheme's "
+            f'own, port, without a path, as "https://app.example.org", or "{ANY}" alone for any'
         )
     if port is not None and port == DEFAULT_PORTS.get(scheme):
         return origin.removesuffix(f":{port}")
@@ -83,3 +110,13 @@ def _split(url: str) -> tuple[str, str, str | None, int | None]:
     except ValueError:
         return "", "", None, None
     return parts.scheme, parts.netloc, parts.hostname, port
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

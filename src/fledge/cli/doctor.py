@@ -1,18 +1,16 @@
 """`fledge doctor`: this machine, what Fledge makes of it, and the settings in force."""
 
-import os
 import platform
 import sys
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import typer
 
 from fledge import __version__
+from fledge.cli.config import print_rows, setting_rows
 from fledge.cli.tools import tools_of
-from fledge.errors import SettingsError
-from fledge.settings import ENV_PREFIX, SETTINGS_FILE, Settings, load_settings
+from fledge.settings import read_settings
 
 PACKAGES = ("openvino", "tokenizers", "huggingface_hub", "numpy", "fastapi", "uvicorn", "pyarrow")
 
@@ -22,18 +20,14 @@ def doctor(context: typer.Context) -> None:
 
     Tokens and keys are never shown, only whether there is one.
     """
-    try:
-        settings, problem = load_settings(), None
-    except SettingsError as error:
-        # The one command that must work when settings do not: it is what shows them.
-        settings, problem = Settings.model_construct(), error
+    # The one command that must work when settings do not: it shows what else there is.
+    reading = read_settings()
     tools = tools_of(context)
-    _show("Machine", tools.describe_machine(settings))
-    _show("Models", tools.describe_origins(settings))
+    _show("Machine", tools.describe_machine(reading.settings))
+    _show("Models", tools.describe_origins(reading.settings))
     _show("Versions", versions())
-    _show("Settings", settings_in_force(settings))
-    if problem is not None:
-        raise problem
+    _show("Settings", setting_rows(reading.in_force))
+    reading.check()
 
 
 def versions() -> list[tuple[str, str]]:
@@ -51,43 +45,7 @@ def versions() -> list[tuple[str, str]]:
     return rows
 
 
-def settings_in_force(settings: Settings) -> list[tuple[str, str]]:
-    """Every setting, its value, and where that came from."""
-    in_file = _names_in_file()
-    rows = []
-    for name in Settings.model_fields:
-        variables = [one for one in os.environ if _is_variable_of(one, name)]
-        if variables:
-            origin = ", ".join(sorted(variables))
-        else:
-            origin = str(SETTINGS_FILE) if name in in_file else "default"
-        rows.append((name, f"{_spelled(getattr(settings, name))}   [{origin}]"))
-    return rows
-
-
-def _is_variable_of(variable: str, name: str) -> bool:
-    # As pydantic-settings matches them: whatever the case, and `__` before a field of a section.
-    own = variable.upper().removeprefix(ENV_PREFIX).split("__")[0]
-    return variable.upper().startswith(ENV_PREFIX) and own == name.upper()
-
-
-def _names_in_file() -> Iterable[str]:
-    try:
-        return tomllib.loads(SETTINGS_FILE.read_text("utf-8")).keys()
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return ()
-
-
-def _spelled(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
-
-
 def _show(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Not a table of rich: it would cut or wrap long values where there is no terminal."""
-    width = max(len(label) for label, _ in rows)
     typer.echo(title)
-    for label, value in rows:
-        typer.echo(f"  {label:{width}}  {value}")
+    print_rows(rows, indent="  ")
     typer.echo()

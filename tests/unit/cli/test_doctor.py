@@ -37,7 +37,7 @@ def test_each_setting_tells_where_it_came_from(
 
     assert row(output, "port") == "port 9001 [FLEDGE_PORT]"
     assert row(output, "threads") == "threads 2 [fledge.toml]"
-    assert "[FLEDGE_HUGGINGFACE__SINGLE_INPUT]" in row(output, "huggingface")
+    assert row(output, "huggingface.single_input").endswith("[FLEDGE_HUGGINGFACE__SINGLE_INPUT]")
     assert row(output, "host") == "host 127.0.0.1 [default]"
 
 
@@ -45,11 +45,16 @@ def test_settings_that_are_wrong_do_not_hide_the_ones_that_exist(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FLEDGE_PROT", "1")
+    monkeypatch.setenv("FLEDGE_THREADS", "-1")
+    monkeypatch.setenv("FLEDGE_HOST", "::1")
     result = run("doctor")
 
     assert result.exit_code == 2
     assert "FLEDGE_PROT" in result.stderr
+    assert "FLEDGE_THREADS" in result.stderr
+    assert row(result.stdout, "host") == "host ::1 [FLEDGE_HOST]"
     assert row(result.stdout, "port") == "port 8080 [default]"
+    assert row(result.stdout, "threads") == "threads 0 [default; FLEDGE_THREADS is wrong]"
 
 
 def test_a_token_is_told_and_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Settings as an operator writes them: a file, variables, and every setting there is.
+
+with written("port = 9000", FLEDGE_THREADS="2"):
+    assert load_settings().port == 9000
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from fledge.settings import read_settings
+
+SAMPLES: Mapping[str, tuple[str, Any]] = {
+    "models": ("a/one,b/two", ("a/one", "b/two")),
+    "models_dir": ("./models", Path("models")),
+    "catalog": ("none", "none"),
+    "allow_any_model": ("true", True),
+    "preload": ("false", False),
+    "pinned": ("a/one", ("a/one",)),
+    "keep_alive_s": ("-1", -1.0),
+    "memory_budget_bytes": ("8GB", 8_000_000_000),
+    "load_timeout_s": ("10", 10.0),
+    "cold_start_hold_s": ("0", 0.0),
+    "drain_timeout_s": ("5.5", 5.5),
+    "precision": ("fp32", "fp32"),
+    "threads": ("3", 3),
+    "host": ("::1", "::1"),
+    "port": ("9000", 9000),
+    "no_auth": ("true", True),
+    "allowed_hosts": ("a.example,b.example", ("a.example", "b.example")),
+    "cors_allow_origins": ("https://a.example", ("https://a.example",)),
+    "strict_fields": ("true", True),
+    "max_inputs_per_request": ("7", 7),
+    "max_tokens_per_request": ("8", 8),
+    "max_body_bytes": ("1MiB", 2**20),
+    "max_queued_tokens": ("9", 9),
+    "request_timeout_s": ("60", 60.0),
+    "batch_target_ms": ("20", 20.0),
+    "cache_dir": ("/caches", Path("/caches")),
+    "log_level": ("debug", "debug"),
+    "huggingface.single_input": ("flat", "flat"),
+    'model."org/name".keep_alive_s': ("60", 60.0),
+    'model."org/name".pinned': ("true", True),
+    'model."org/name".precision': ("bf16", "bf16"),
+}
+"""Every setting by its name in the file: as a text may have it, and what becomes of that."""
+
+
+@contextmanager
+def written(text: str = "", **variables: str) -> Iterator[None]:
+    """A file and variables of one example's own; what an operator may have written."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        if text:
+            Path("fledge.toml").write_text(text, "utf-8")
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
+def mistakes(text: str = "", **variables: str) -> tuple[str, ...]:
+    with written(text, **variables):
+        return read_settings().mistakes
+
+
+def toml(value: Any) -> str:
+    """A value as TOML spells it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(key)} = {toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int):
+        return f"{value:#x}" if value > 2**64 else str(value)
+    return str(value)  # numbers and dates
+
+
+def table(settings: Mapping[str, Any]) -> str:
+    return "\n".join(f"{toml(name)} = {toml(value)}" for name, value in settings.items())
+
+
+def place(setting: str, spelled: Any) -> tuple[str, str]:
+    """The variable that gives one setting, and its text."""
+    first, *rest = setting.split(".", maxsplit=1)
+    if first != "model":
+        return f"FLEDGE_{'__'.join([first, *rest]).upper()}", str(spelled)
+    return "FLEDGE_MODEL", json.dumps({"org/name": {setting.rpartition(".")[2]: spelled}})
