@@ -1,0 +1,146 @@
+"""The models that requests may name, and every name that each of them answers to."""
+
+import difflib
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from fledge.errors import UnknownModel
+from fledge.inputs import quoted
+from fledge.types import ModelEntry
+
+DISCOVER_EVERY_S = 1.0
+"""Looking at a folder of a thousand models takes milliseconds, and unknown names cost nothing to
+send."""
+
+# A repository of the hub with its owner: nothing that could be a path of this machine.
+_HUB_ID = re.compile(r"(?=.{3,96}\Z)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_LONGEST_NAME = 200
+_SUGGESTIONS = 3
+_FEW = 5
+
+
+def nothing_more() -> Sequence[ModelEntry]:
+    """What `discover` finds where nothing can join."""
+    return ()
+
+
+class Catalog:
+    """Entries by name. The first one answers requests that name no model.
+
+    A name is an id, whatever its case, one of the entry's aliases, the part of an id after the
+    slash, or a provider's own name for the model. In this order, and of two models with the same
+    name the earlier one has it.
+
+    Args:
+        entries: in the order in which they are listed; of two with one id, the first counts.
+        discover: looks for models that have appeared meanwhile; called when a name is unknown or
+            all are listed, but not more often than every `DISCOVER_EVERY_S`.
+        allows_any: whether any id of the hub may be named.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[ModelEntry],
+        *,
+        discover: Callable[[], Sequence[ModelEntry]] = nothing_more,
+        allows_any: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._discover = discover
+        self._clock = clock
+        self._discovered_s = -math.inf
+        self._allows_any = allows_any
+        self._entries: dict[str, ModelEntry] = {}
+        self._names: dict[str, ModelEntry] = {}
+        self._take(entries)
+
+    def entries(self) -> list[ModelEntry]:
+        """All of them, with those that have appeared meanwhile."""
+        self._look_around()
+        return list(self._entries.values())
+
+    def add(self, entry: ModelEntry) -> None:
+        """Let one join that was named and found; nothing changes for one that is here already."""
+        if entry.id not in self._entries:
+            self._take([entry])
+
+    def find(self, name: str | None) -> ModelEntry:
+        """The model of a name; a router's policy suffix, as in `org/name:fastest`, is dropped.
+
+        Raises:
+            UnknownModel: there is none of that name.
+        """
+        if name is None:
+            if not self._entries:
+                raise UnknownModel("no model is served here")
+            return next(iter(self._entries.values()))
+        if (entry := self._look_up(name)) is not None:
+            return entry
+        self._look_around()
+        if (entry := self._look_up(name)) is not None:
+            return entry
+        hub_id = name.partition(":")[0]
+        if self._allows_any and _HUB_ID.fullmatch(hub_id):
+            return ModelEntry(id=hub_id)
+        raise UnknownModel(self._unknown(name))
+
+    def _look_around(self) -> None:
+        now = self._clock()
+        if now - self._discovered_s >= DISCOVER_EVERY_S:
+            self._discovered_s = now
+            self._take(self._discover())
+
+    def _look_up(self, name: str) -> ModelEntry | None:
+        for spelling in (name, name.lower(), name.rpartition(":")[0].lower()):
+            if spelling in self._names:
+                return self._names[spelling]
+        return None
+
+    def _take(self, entries: Iterable[ModelEntry]) -> None:
+        count = len(self._entries)
+        for entry in entries:
+            self._entries.setdefault(entry.id, entry)
+        if len(self._entries) > count:
+            self._names = _names(list(self._entries.values()))
+
+    def _unknown(self, name: str) -> str:
+        message = f"the model {quoted(name)} is not served here"
+        if len(self._entries) <= _FEW:
+            return f"{message}; served: {', '.join(self._entries) or 'none'}"
+        near = difflib.get_close_matches(name[:_LONGEST_NAME].lower(), self._names, n=_SUGGESTIONS)
+        ids = list(dict.fromkeys(self._names[one].id for one in near))
+        if ids:
+            message += f"; did you mean {' or '.join(ids)}?"
+        return f"{message}; GET /v1/models lists those that are"
+
+
+def _names(entries: Sequence[ModelEntry]) -> dict[str, ModelEntry]:
+    names: dict[str, ModelEntry] = {}
+    for spellings in (_id, _lower_id, _aliases, _bare_name, _provider_ids):
+        for entry in entries:
+            for name in spellings(entry):
+                names.setdefault(name, entry)
+    return names
+
+
+def _id(entry: ModelEntry) -> Iterator[str]:
+    yield entry.id
+
+
+def _lower_id(entry: ModelEntry) -> Iterator[str]:
+    yield entry.id.lower()
+
+
+def _aliases(entry: ModelEntry) -> Iterator[str]:
+    return (name.lower() for name in entry.aliases)
+
+
+def _bare_name(entry: ModelEntry) -> Iterator[str]:
+    yield entry.id.rpartition("/")[2].lower()
+
+
+def _provider_ids(entry: ModelEntry) -> Iterator[str]:
+    return (name.lower() for name in entry.provider_ids.values())
