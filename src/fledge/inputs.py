@@ -24,23 +24,6 @@ def quoted(name: str) -> str:
     return f"{name[:200]!r}" if len(name) <= 200 else f"{name[:200]!r}..."
 
 
-def model_names(cards: Sequence[ModelCard]) -> dict[str, int]:
-    """Every name a model answers to, and which of the cards it is.
-
-    Full ids win over bare names, and earlier models over later ones.
-    """
-    ids = [card.id for card in cards]
-    names: dict[str, int] = {}
-    for spellings in (
-        ids,
-        [name.lower() for name in ids],
-        [name.rpartition("/")[2].lower() for name in ids],
-    ):
-        for index, name in enumerate(spellings):
-            names.setdefault(name, index)
-    return names
-
-
 def check_lengths(
     inputs: Sequence[object], field_name: str, *, max_inputs: int, max_ids: int
 ) -> None:
@@ -58,15 +41,12 @@ def check_lengths(
         )
 
 
-def check_inputs(
-    inputs: Sequence[Item], path: Path, field_name: str, card: ModelCard, max_inputs: int
-) -> None:
-    """Refuse what no backend needs to see.
+def check_inputs(inputs: Sequence[Item], path: Path, field_name: str, max_inputs: int) -> None:
+    """Refuse what no model need be loaded for.
 
     Raises:
         EmptyInput: there is no input, or one of them is empty.
         TooManyInputs: there are more than one request may carry.
-        InvalidRequest: a token id is outside the vocabulary.
     """
     if not inputs:
         raise EmptyInput(f"`{field_name}` is an empty list: give at least one", field=field_name)
@@ -75,6 +55,15 @@ def check_inputs(
         if not item:
             kind = "text" if isinstance(item, str) else "list of token ids"
             raise EmptyInput(f"`{path(index)}` is an empty {kind}", field=path(index))
+
+
+def check_token_ids(inputs: Sequence[Item], path: Path, card: ModelCard) -> None:
+    """Refuse what the model has no vector for.
+
+    Raises:
+        InvalidRequest: a token id is outside the vocabulary.
+    """
+    for index, item in enumerate(inputs):
         if not isinstance(item, str):
             _check_ids(item, path(index), card)
 

@@ -32,11 +32,12 @@ from fledge.arguments import (
 from fledge.background import BackgroundLoop
 from fledge.errors import InvalidRequest
 from fledge.files.ordered import CHUNK_ITEMS, in_order, next_chunk
-from fledge.inputs import check_inputs, item_path
+from fledge.inputs import check_inputs, check_token_ids, item_path
 from fledge.prompts import PromptChoice
-from fledge.service import CompareRequest, CompareResponse, EmbedRequest, EmbedResponse, Service
+from fledge.requests import CompareRequest, CompareResponse, EmbedRequest, EmbedResponse
+from fledge.service import Service
 from fledge.settings import Settings, load_settings
-from fledge.types import Item, ModelCard, Precision, Truncation, TruncationSide, Vectors
+from fledge.types import Backend, Item, ModelCard, Precision, Truncation, TruncationSide, Vectors
 from fledge.vectors import ranking, similarity
 
 Result = TypeVar("Result")
@@ -99,7 +100,7 @@ def load(
 
 def load_from(settings: Settings) -> "Model":
     """Load the first model of the settings."""
-    return Model(bootstrap.build_service(without_limits(settings)))
+    return Model(bootstrap.load_model(settings), without_limits(settings))
 
 
 def without_limits(settings: Settings) -> Settings:
@@ -124,8 +125,9 @@ class Model:
     Close it to give back its memory: `close()`, or a `with` block.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, backend: Backend, settings: Settings) -> None:
+        self._service = Service.over([backend], settings)
+        self._card = backend.card
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -147,7 +149,7 @@ class Model:
     @property
     def card(self) -> ModelCard:
         """What is known of the model: dimension, longest input, prompts, precision, ..."""
-        return self._service.cards()[0]
+        return self._card
 
     @property
     def service(self) -> Service:
@@ -295,7 +297,8 @@ class Model:
         """Chunk by chunk into one array made at the start: the peak is that and two chunks."""
         if items:
             # All of them before the first is computed: an error after an hour would be a waste.
-            check_inputs(items, item_path("texts"), "texts", self.card, UNLIMITED)
+            check_inputs(items, item_path("texts"), "texts", UNLIMITED)
+            check_token_ids(items, item_path("texts"), self.card)
         dimension = self.card.dimension if request.dimensions is None else request.dimensions
         vectors = np.empty((len(items), dimension), np.float32)
         done = 0

@@ -11,7 +11,7 @@ from fledge.errors import InvalidRequest, UnknownPrompt
 from fledge.inputs import quoted
 from fledge.types import Item, ModelCard, Side
 
-_QUERY = ("query", "search_query", "retrieval_query", "s2p_query")
+_QUERY = ("query", "search_query", "retrieval_query", "s2p_query", "web_search_query")
 _DOCUMENT = (
     "document",
     "passage",

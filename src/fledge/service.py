@@ -1,28 +1,32 @@
-"""The use cases: embed, compare, rerank. Every dialect, the CLI and the Python API end here.
+"""The use cases: embed, compare, rerank, list. Every dialect, the CLI and the Python API end here.
 
 A request names a model, a prompt and limits as its caller thinks of them; here they are resolved
-against the model's card, checked, and become one `EmbedJob`. What comes back is put in the order
-of the request, cut and normalized. Nothing here knows HTTP, a file format or an engine.
+against the catalogue and the model's card, checked, and become one `EmbedJob`. What comes back is
+put in the order of the request, cut and normalized. Nothing here knows HTTP, a file format or an
+engine.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fledge.errors import ComputeError, InvalidRequest, TooManyInputs, UnknownModel
+from fledge.catalog.catalog import Catalog
+from fledge.catalog.listed import Listed
+from fledge.catalog.traffic import Traffic
+from fledge.errors import ComputeError, DeadlineExceeded, InvalidRequest, TooManyInputs
+from fledge.fixed import FixedDeployments, catalog_of
 from fledge.inputs import (
     Path,
     check_dimensions,
     check_inputs,
+    check_token_ids,
     distinct,
     item_path,
-    model_names,
-    quoted,
     respelled,
 )
 from fledge.prompts import (
@@ -32,163 +36,121 @@ from fledge.prompts import (
     choose_prompt,
     respelled_choice,
 )
+from fledge.requests import (
+    CompareRequest,
+    CompareResponse,
+    EmbedRequest,
+    EmbedResponse,
+    Normalization,
+)
 from fledge.settings import Settings
+from fledge.telemetry import Metrics, ModelState
 from fledge.types import (
     Backend,
+    Deployments,
     EmbedJob,
     EmbedResult,
-    Health,
     Item,
     ModelCard,
+    ModelEntry,
     Side,
-    Timings,
-    Truncation,
     Vectors,
 )
-from fledge.vectors import cut_dimensions, normalize, ranking, similarity
+from fledge.vectors import cut_dimensions, normalize, similarity
 
-Normalization: TypeAlias = bool | Literal["model", "similarity"]
-"""True, false; `model`: as the model's own modules decide; `similarity`: normalized unless the
-card says that its vectors are compared by the dot product."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedRequest:
-    """Inputs to embed, as the caller asked for it.
-
-    Attributes:
-        inputs: texts, or lists of token ids; at least one.
-        model: a name of the model; None means the first one served.
-        prompt_choice: what goes before each text, and which side of a search the texts are on.
-        dimensions: length of the vectors; None means the model's own.
-        normalize: see `Normalization`.
-        truncation: what happens to inputs that are too long.
-        priority: smaller is sooner.
-        deadline: `time.monotonic()` seconds after which nobody waits for the answer.
-        field: how the caller spells the field of the inputs, for error messages.
-        is_single: whether the caller gave one bare input, so that errors name no index.
-        dimensions_field: how the caller spells the field of the dimensions, for error messages.
-    """
-
-    inputs: Sequence[Item]
-    model: str | None = None
-    prompt_choice: PromptChoice = field(default_factory=PromptChoice)
-    dimensions: int | None = None
-    normalize: Normalization = "model"
-    truncation: Truncation = field(default_factory=Truncation)
-    priority: int = 0
-    deadline: float | None = None
-    field: str = "inputs"
-    is_single: bool = False
-    dimensions_field: str = "dimensions"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompareRequest:
-    """One text to compare with many, as the caller asked for it.
-
-    Attributes:
-        query: the one text.
-        documents: the many; at least one.
-        model: a name of the model; None means the first one served.
-        query_prompt_choice: what goes before the query, and its side if that is not the query's.
-        document_prompt_choice: likewise, for each of the documents.
-        truncation: what happens to texts that are too long.
-        priority: smaller is sooner.
-        deadline: `time.monotonic()` seconds after which nobody waits for the answer.
-        query_field: how the caller spells the field of the query, for error messages.
-        documents_field: likewise, the field of the documents.
-    """
-
-    query: str
-    documents: Sequence[str]
-    model: str | None = None
-    query_prompt_choice: PromptChoice = field(default_factory=PromptChoice)
-    document_prompt_choice: PromptChoice = field(default_factory=PromptChoice)
-    truncation: Truncation = field(default_factory=Truncation)
-    priority: int = 0
-    deadline: float | None = None
-    query_field: str = "query"
-    documents_field: str = "documents"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What every answer tells beside its result.
-
-    Attributes:
-        card: the model that computed it.
-        token_counts: tokens of each input, in the order of the request; a comparison counts its
-            query first.
-        truncated_count: how many inputs were cut.
-        prompt: what was put before the inputs (a comparison's query).
-        warnings: what the caller should know, one sentence each.
-        timings: where the time went.
-    """
-
-    card: ModelCard
-    token_counts: Sequence[int]
-    truncated_count: int
-    prompt: Prompt
-    warnings: tuple[str, ...]
-    timings: Timings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedResponse(Answer):
-    """One vector for each input, in the order of the request."""
-
-    vectors: Vectors
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompareResponse(Answer):
-    """One score for each document, in the order of the request: larger is closer."""
-
-    scores: NDArray[np.float32]
-
-    def ranking(self, top_n: int | None = None) -> list[tuple[int, float]]:
-        """Index and score of the `top_n` best documents, best first; ties keep their order."""
-        return ranking(self.scores, top_n)
+# Given to the backend to report its deadline by itself before the request is torn down.
+_GRACE_S = 0.5
 
 
 class Service:
-    """The models being served, and what can be asked of them.
+    """The models of a catalogue, and what can be asked of them.
 
-    Attributes:
-        settings: the settings in force; only the limits matter here.
+    Args:
+        catalog: which models there are, and their names.
+        deployments: where they run.
+        settings: the settings in force; only limits matter here.
+        metrics: what is counted on the way.
     """
 
-    def __init__(self, backends: Sequence[Backend], settings: Settings) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        deployments: Deployments,
+        settings: Settings,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.settings = settings
-        self._backends = list(backends)
-        self._index_by_name = model_names(self.cards())
+        self.metrics = metrics or Metrics()
+        self._catalog = catalog
+        self._deployments = deployments
+        self._traffic = Traffic()
+        self.metrics.show_models(self._model_states)
 
-    def cards(self) -> list[ModelCard]:
-        """The cards of all models served; the first one answers requests that name no model."""
-        return [backend.card for backend in self._backends]
+    @classmethod
+    def over(cls, backends: Sequence[Backend], settings: Settings) -> Self:
+        """A service over models that run already, and stay."""
+        return cls(catalog_of(backends), FixedDeployments(backends), settings)
 
-    def health(self) -> list[tuple[str, Health]]:
-        """Each model's id and state, now."""
-        return [(backend.card.id, backend.health()) for backend in self._backends]
+    def models(self) -> list[Listed]:
+        """Every model of the catalogue and its state; the first answers where none is named."""
+        return [self._listed(entry) for entry in self._catalog.entries()]
 
-    def backend(self, model: str | None) -> Backend:
-        """The backend of a model: by id, whatever its case, or by the part after the slash.
-
-        A router's policy suffix (`org/name:fastest`) is dropped: there is one place to run here.
+    def model(self, name: str | None) -> Listed:
+        """One model, by any name that requests may use for it.
 
         Raises:
             UnknownModel: no model of that name is served.
         """
-        if model is None:
-            if not self._backends:
-                raise UnknownModel("no model is served here")
-            return self._backends[0]
-        for name in (model, model.lower(), model.rpartition(":")[0].lower()):
-            if name in self._index_by_name:
-                return self._backends[self._index_by_name[name]]
-        served = ", ".join(card.id for card in self.cards()) or "none"
-        raise UnknownModel(f"the model {quoted(model)} is not served here; served: {served}")
+        return self._listed(self._catalog.find(name))
+
+    async def load(self, name: str) -> Listed:
+        """Load a model and wait until it is warm.
+
+        Raises:
+            UnknownModel: no model of that name is served.
+            ModelLoadError: it cannot be loaded.
+        """
+        entry = self._catalog.find(name)
+        await self._deployments.load(entry)
+        self._catalog.add(entry)
+        return self._listed(entry)
+
+    async def unload(self, name: str) -> Listed:
+        """Let a model's requests end, and give its memory back.
+
+        Raises:
+            UnknownModel: no model of that name is served.
+        """
+        entry = self._catalog.find(name)
+        await self._deployments.unload(entry)
+        return self._listed(entry)
+
+    def pin(self, name: str, *, is_pinned: bool) -> Listed:
+        """Keep a model from leaving by itself, or no longer.
+
+        Raises:
+            UnknownModel: no model of that name is served.
+        """
+        entry = self._catalog.find(name)
+        self._deployments.pin(entry, is_pinned=is_pinned)
+        return self._listed(entry)
+
+    def problems(self) -> dict[str, str]:
+        """What keeps this instance from answering: a name and a reason each."""
+        return dict(self._deployments.problems())
+
+    def _model_states(self) -> list[ModelState]:
+        return [
+            ModelState(one.id, one.status.state, one.status.memory_bytes) for one in self.models()
+        ]
+
+    def _listed(self, entry: ModelEntry) -> Listed:
+        return Listed(
+            entry,
+            self._deployments.status(entry),
+            self._traffic.trending(entry.id),
+            self._traffic.total(entry.id),
+        )
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
         """One vector for each input.
@@ -197,75 +159,109 @@ class Service:
             UnknownModel: no model of that name is served.
             InvalidRequest: an input, the prompt or `dimensions` cannot be used, or a limit is
                 passed; its subclasses say which.
+            ModelLoading, ModelLoadError: as `Deployments.use`.
             Overloaded, DeadlineExceeded, ComputeError: as `Backend.embed`.
         """
-        backend = self.backend(request.model)
-        card = backend.card
-        prompt = self._prompt(card, request.prompt_choice, request.inputs)
-        warnings = check_dimensions(card, request.dimensions, request.dimensions_field)
-        result = await self._run(
-            backend,
-            self._job(request, request.inputs, prompt),
-            request.prompt_choice,
-            request.field,
-            item_path(request.field, is_single=request.is_single),
-        )
-        return EmbedResponse(
-            card=card,
-            vectors=_finish(card, result, request.normalize, request.dimensions),
-            token_counts=result.token_counts,
-            truncated_count=sum(result.truncated),
-            # Token ids never get a prompt, so a list of nothing else had none.
-            prompt=prompt if any(isinstance(i, str) for i in request.inputs) else Prompt(),
-            warnings=warnings,
-            timings=result.timings,
-        )
+        path = item_path(request.field, is_single=request.is_single)
+        check_inputs(request.inputs, path, request.field, self.settings.max_inputs_per_request)
+        async with self._running(request) as (backend, deadline):
+            card = backend.card
+            prompt = self._prompt(card, request.prompt_choice, request.inputs)
+            warnings = check_dimensions(card, request.dimensions, request.dimensions_field)
+            result = await self._run(
+                backend,
+                self._job(request, request.inputs, prompt, deadline),
+                request.prompt_choice,
+                request.field,
+                path,
+            )
+            return EmbedResponse(
+                card=card,
+                vectors=_finish(card, result, request.normalize, request.dimensions),
+                token_counts=result.token_counts,
+                truncated_count=sum(result.truncated),
+                # Token ids never get a prompt, so a list of nothing else had none.
+                prompt=prompt if any(isinstance(i, str) for i in request.inputs) else Prompt(),
+                warnings=warnings,
+                timings=result.timings,
+            )
 
     async def compare(self, request: CompareRequest) -> CompareResponse:
         """One score for each document against the query, by the similarity of the model's card.
 
         Raises:
-            UnknownModel, InvalidRequest, Overloaded, DeadlineExceeded, ComputeError: as `embed`.
+            UnknownModel, InvalidRequest, ModelLoading, ModelLoadError, Overloaded,
+            DeadlineExceeded, ComputeError: as `embed`.
         """
-        backend = self.backend(request.model)
-        card = backend.card
-        query_prompt = self._prompt(card, request.query_prompt_choice, [request.query], "query")
-        document_prompt = self._prompt(
-            card, request.document_prompt_choice, request.documents, "document"
-        )
-        query, documents = await _both(
-            self._run(
-                backend,
-                self._job(request, [request.query], query_prompt),
-                request.query_prompt_choice,
-                request.query_field,
-                item_path(request.query_field, is_single=True),
-            ),
-            self._run(
-                backend,
-                self._job(request, request.documents, document_prompt),
-                request.document_prompt_choice,
-                request.documents_field,
-                item_path(request.documents_field),
-            ),
-        )
-        query_vectors = _finish(card, query, "model", None)
-        document_vectors = _finish(card, documents, "model", None)
-        return CompareResponse(
-            card=card,
-            scores=similarity(query_vectors, document_vectors, card.similarity)[0],
-            token_counts=[*query.token_counts, *documents.token_counts],
-            truncated_count=sum(query.truncated) + sum(documents.truncated),
-            prompt=query_prompt,
-            warnings=(),
-            timings=documents.timings,
-        )
+        query_path = item_path(request.query_field, is_single=True)
+        documents_path = item_path(request.documents_field)
+        limit = self.settings.max_inputs_per_request
+        check_inputs([request.query], query_path, request.query_field, limit)
+        check_inputs(request.documents, documents_path, request.documents_field, limit)
+        async with self._running(request) as (backend, deadline):
+            card = backend.card
+            query_prompt = self._prompt(card, request.query_prompt_choice, [request.query], "query")
+            document_prompt = self._prompt(
+                card, request.document_prompt_choice, request.documents, "document"
+            )
+            query, documents = await _both(
+                self._run(
+                    backend,
+                    self._job(request, [request.query], query_prompt, deadline),
+                    request.query_prompt_choice,
+                    request.query_field,
+                    query_path,
+                ),
+                self._run(
+                    backend,
+                    self._job(request, request.documents, document_prompt, deadline),
+                    request.document_prompt_choice,
+                    request.documents_field,
+                    documents_path,
+                ),
+            )
+            query_vectors = _finish(card, query, "model", None)
+            document_vectors = _finish(card, documents, "model", None)
+            return CompareResponse(
+                card=card,
+                scores=similarity(query_vectors, document_vectors, card.similarity)[0],
+                token_counts=[*query.token_counts, *documents.token_counts],
+                truncated_count=sum(query.truncated) + sum(documents.truncated),
+                prompt=query_prompt,
+                warnings=(),
+                timings=documents.timings,
+            )
 
     async def aclose(self) -> None:
-        """Close every backend, also when one of them fails to."""
-        async with AsyncExitStack() as stack:
-            for backend in self._backends:
-                stack.push_async_callback(backend.aclose)
+        """Let requests end, and give back every model's memory."""
+        await self._deployments.aclose()
+
+    @asynccontextmanager
+    async def _running(
+        self, request: EmbedRequest | CompareRequest
+    ) -> AsyncIterator[tuple[Backend, float | None]]:
+        """The request's model, warm, and the time at which its answer is due.
+
+        The time that loading takes is not the request's own: it begins when the model is warm.
+        """
+        entry = self._catalog.find(request.model)
+        patience_s = request.patience_s
+        if patience_s is None:
+            patience_s = self.settings.load_timeout_s
+        async with self._deployments.use(entry, patience_s=patience_s) as backend:
+            self._catalog.add(entry)
+            timeout_s = request.timeout_s
+            if timeout_s is None:
+                yield backend, None
+            else:
+                try:
+                    async with asyncio.timeout(timeout_s + _GRACE_S):
+                        yield backend, time.monotonic() + timeout_s
+                except TimeoutError:
+                    raise DeadlineExceeded(
+                        f"no answer within {timeout_s:g} s, the time-out of this server"
+                    ) from None
+            self._traffic.count(entry.id)
 
     def _prompt(
         self,
@@ -280,7 +276,11 @@ class Service:
         return replace(prompt, side=prompt.side or side)
 
     def _job(
-        self, request: EmbedRequest | CompareRequest, items: Sequence[Item], prompt: Prompt
+        self,
+        request: EmbedRequest | CompareRequest,
+        items: Sequence[Item],
+        prompt: Prompt,
+        deadline: float | None,
     ) -> EmbedJob:
         return EmbedJob(
             items=items,
@@ -288,7 +288,7 @@ class Service:
             truncation=request.truncation,
             side=prompt.side,
             priority=request.priority,
-            deadline=request.deadline,
+            deadline=deadline,
             max_total_tokens=self.settings.max_tokens_per_request,
         )
 
@@ -297,7 +297,7 @@ class Service:
     ) -> EmbedResult:
         """Compute each different item once, and answer for all of them in the job's order."""
         card, limit = backend.card, self.settings.max_tokens_per_request
-        check_inputs(job.items, path, field_name, card, self.settings.max_inputs_per_request)
+        check_token_ids(job.items, path, card)
         items, places = distinct(job.items)
         try:
             result = await backend.embed(job if places is None else replace(job, items=items))

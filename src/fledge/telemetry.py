@@ -9,18 +9,25 @@ import logging
 import re
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
-from fledge.types import Timings
+from fledge.types import FailureKind, State, Timings
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # From a cached short query to a bulk request at the default time-out, about x 2.5 a step.
 _DURATION_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 120)
+# From a small model with its weights converted to the download of a large one.
+_LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _SANE_ID = re.compile(r"[A-Za-z0-9._:;=/+@-]{1,128}")
 
 
@@ -51,6 +58,37 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Its own line per request would repeat ours, with the query string in it.
     logging.getLogger("uvicorn.access").disabled = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A model as the metrics show it."""
+
+    id: str
+    state: State
+    memory_bytes: int
+
+
+class _ModelCollector(Collector):
+    """Gauges that are made when they are read."""
+
+    def __init__(self, models: Callable[[], Iterable[ModelState]]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterable[Metric]:
+        states = GaugeMetricFamily("fledge_models", "Models by state.", labels=["state"])
+        memory = GaugeMetricFamily(
+            "fledge_model_memory_bytes",
+            "Memory of each model that has any: estimated while it loads, then measured.",
+            labels=["model"],
+        )
+        models = list(self._models())
+        for state in get_args(State):
+            states.add_metric([state], sum(one.state == state for one in models))
+        for one in models:
+            if one.memory_bytes:
+                memory.add_metric([one.id], one.memory_bytes)
+        return [states, memory]
 
 
 class Metrics:
@@ -103,6 +141,21 @@ class Metrics:
             buckets=_DURATION_BUCKETS_S,
             registry=self._registry,
         )
+        self._loads = Counter(
+            "fledge_model_loads_total",
+            "Models loaded, or not: `ok`, or the kind of failure.",
+            ["outcome"],
+            registry=self._registry,
+        )
+        self._load_duration = Histogram(
+            "fledge_model_load_seconds",
+            "From the first request for a cold model until it was warm.",
+            buckets=_LOAD_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._unloads = Counter(
+            "fledge_model_unloads_total", "Models that have left memory.", registry=self._registry
+        )
         self._of_model = cache(self._find_of_model)
         self.in_flight = Gauge(
             "fledge_requests_in_flight", "Requests being answered now.", registry=self._registry
@@ -128,6 +181,20 @@ class Metrics:
         tokenize.observe(timings.tokenize_ms / 1000)
         queue.observe(timings.queue_ms / 1000)
         compute.observe(timings.compute_ms / 1000)
+
+    def on_load(self, model_id: str, seconds: float, failure: FailureKind | None) -> None:  # noqa: ARG002 - any client may name new ones, and a label for each would fill the memory
+        """Count a load that ended."""
+        self._loads.labels(failure or "ok").inc()
+        if failure is None:
+            self._load_duration.observe(seconds)
+
+    def on_unload(self, model_id: str) -> None:  # noqa: ARG002 - likewise
+        """Count a model that has left."""
+        self._unloads.inc()
+
+    def show_models(self, models: Callable[[], Iterable[ModelState]]) -> None:
+        """Ask for the models' states and memory whenever the metrics are read."""
+        self._registry.register(_ModelCollector(models))
 
     def render(self) -> bytes:
         """Everything, in the Prometheus text format."""

@@ -4,7 +4,14 @@
 a function of the input alone. Serve it as a real one is served:
 
     backend = FakeBackend()
-    app = create_app(Service([backend], Settings()), Settings())
+    app = create_app(Service.over([backend], Settings()), Settings())
+
+`FakeDeployments` stands in for models that come and go:
+
+    deployments = FakeDeployments()
+    catalog = Catalog([ModelEntry(id="org/cold"), ModelEntry(id="org/warm")])
+    deployments.set("org/warm", state="warm")
+    app = create_app(Service(catalog, deployments, Settings()), Settings())
 """
 
 import asyncio
@@ -12,17 +19,38 @@ import hashlib
 import re
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from fledge.errors import DeadlineExceeded, InputTooLong, InvalidRequest, TooManyInputs
+from fledge.errors import (
+    CorruptModel,
+    DeadlineExceeded,
+    InputTooLong,
+    InvalidRequest,
+    ModelGated,
+    ModelLoadError,
+    ModelLoading,
+    ModelNotFound,
+    ModelOffline,
+    OutOfMemory,
+    TooManyInputs,
+    UnsupportedModel,
+)
 from fledge.types import (
+    Backend,
     EmbedJob,
     EmbedResult,
+    FailureKind,
     Health,
     Item,
     ModelCard,
+    ModelEntry,
+    State,
+    Status,
     Timings,
     Tokens,
     Vectors,
@@ -31,6 +59,14 @@ from fledge.types import (
 _WORD = re.compile(r"\S+")
 _FIRST_ID, _LAST_ID = 1, 2
 _SPECIAL_IDS = 3
+_FAILURES: Mapping[type[ModelLoadError], FailureKind] = {
+    ModelNotFound: "not_found",
+    ModelGated: "gated",
+    ModelOffline: "offline",
+    CorruptModel: "corrupt",
+    UnsupportedModel: "unsupported",
+    OutOfMemory: "out_of_memory",
+}
 
 
 def fake_card(
@@ -175,3 +211,155 @@ class FakeBackend:
                 field=f"items[{index}]",
             )
         return (ids[:limit] if truncation.side != "left" else ids[len(ids) - limit :]), True
+
+
+class FakeDeployments:
+    """`Deployments` whose states a test sets: every model is cold until it is used or set.
+
+    A model that is used or loaded becomes warm at once, unless loading is held or told to fail.
+    Nothing runs in the background: a load that was begun is over when somebody looks.
+
+    How to use it:
+        - Call `set("org/name", state=..., ...)` to put a model into a state.
+        - Call `hold()` to keep loads from ending, and `release()` to let them end; both may be
+          called from another thread than the server's.
+        - Put an error into `errors` to make a model's loads fail with it.
+        - Read `uses`, `loads`, `unloads` and `pins` to see what was asked for, in order.
+
+    Attributes:
+        backends: what computes, by model; one is made for each model that becomes warm without.
+        errors: what the loads of a model raise.
+        estimated_time_s: what a caller is told that would not wait, and what a listing tells.
+        troubles: the answer of `problems()`.
+        uses: model and patience of every use.
+        loads: every load that was begun, whoever asked for it; joining one begins none.
+        unloads: every model that was unloaded.
+        pins: model and choice of every pinning.
+        is_closed: whether `aclose()` was called.
+    """
+
+    def __init__(self, *backends: FakeBackend) -> None:
+        self.backends = {backend.card.id: backend for backend in backends}
+        self.errors: dict[str, ModelLoadError] = {}
+        self.estimated_time_s = 5.0
+        self.troubles: dict[str, str] = {}
+        self.uses: list[tuple[str, float]] = []
+        self.loads: list[str] = []
+        self.unloads: list[str] = []
+        self.pins: list[tuple[str, bool]] = []
+        self.is_closed = False
+        self._is_held = False
+        self._statuses: dict[str, Status] = {}
+        self._begun: dict[str, ModelEntry] = {}
+        for model in self.backends:
+            self.set(model, state="warm")
+
+    def set(self, model: str, *, state: State, **facts: Any) -> None:
+        """Put a model into a state; any other field of `Status` may be given too."""
+        self._begun.pop(model, None)
+        if state == "warm":
+            card = facts.setdefault("card", self._backend(ModelEntry(id=model)).card)
+            if self.backends[model].card != card:
+                self.backends[model] = FakeBackend(card)
+        self._statuses[model] = Status(state=state, **facts)
+
+    def hold(self) -> None:
+        """Keep loads from ending from now on."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Let them end."""
+        self._is_held = False
+
+    @asynccontextmanager
+    async def use(self, entry: ModelEntry, *, patience_s: float) -> AsyncIterator[Backend]:
+        """The model's backend, once it is warm."""
+        self.uses.append((entry.id, patience_s))
+        if self.status(entry).state == "failed":
+            raise self._failure(entry)
+        self._begin(entry)
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._warm(entry)
+        except TimeoutError:
+            raise ModelLoading(entry.id, estimated_time_s=self.estimated_time_s) from None
+        yield self._backend(entry)
+
+    def status(self, entry: ModelEntry) -> Status:
+        """As it was set, or as use and loads left it."""
+        if entry.id in self._begun and not self._is_held:
+            self._end(self._begun.pop(entry.id))
+        return self._statuses.get(entry.id, Status(state="cold"))
+
+    async def load(self, entry: ModelEntry) -> Status:
+        """Make it warm, unless held or told to fail."""
+        self._begin(entry)
+        await self._warm(entry)
+        return self.status(entry)
+
+    async def unload(self, entry: ModelEntry) -> Status:
+        """Make it cold."""
+        self.unloads.append(entry.id)
+        last = self.status(entry)
+        self._statuses[entry.id] = Status(state="cold", card=last.card, is_pinned=last.is_pinned)
+        return self.status(entry)
+
+    def pin(self, entry: ModelEntry, *, is_pinned: bool) -> Status:
+        """Note it, and show it."""
+        self.pins.append((entry.id, is_pinned))
+        self._statuses[entry.id] = replace(self.status(entry), is_pinned=is_pinned)
+        return self._statuses[entry.id]
+
+    def problems(self) -> Mapping[str, str]:
+        """Whatever `troubles` was set to."""
+        return self.troubles
+
+    async def aclose(self) -> None:
+        """Note that it was closed, and close the backends."""
+        self.is_closed = True
+        for backend in self.backends.values():
+            await backend.aclose()
+
+    def _backend(self, entry: ModelEntry) -> FakeBackend:
+        if entry.id not in self.backends:
+            card = fake_card(id=entry.id, dimension=entry.dimension or 8)
+            self.backends[entry.id] = FakeBackend(card)
+        return self.backends[entry.id]
+
+    def _begin(self, entry: ModelEntry) -> None:
+        last = self.status(entry)
+        if last.state in ("cold", "failed"):
+            self.loads.append(entry.id)
+            self._begun[entry.id] = entry
+            self._statuses[entry.id] = Status(
+                state="loading",
+                stage="building",
+                remaining_s=self.estimated_time_s,
+                is_pinned=last.is_pinned,
+            )
+
+    async def _warm(self, entry: ModelEntry) -> None:
+        """Polled, so that `hold` and `release` need no event loop."""
+        while self.status(entry).state == "loading":  # noqa: ASYNC110 - no loop owns the release
+            await asyncio.sleep(0.001)
+        if self.status(entry).state == "failed":
+            raise self._failure(entry)
+
+    def _failure(self, entry: ModelEntry) -> ModelLoadError:
+        reason = self.status(entry).reason or f"{entry.id} cannot be loaded"
+        return self.errors.get(entry.id, ModelLoadError(reason))
+
+    def _end(self, entry: ModelEntry) -> None:
+        is_pinned = self._statuses[entry.id].is_pinned
+        error = self.errors.get(entry.id)
+        if error is None:
+            self.set(entry.id, state="warm", card=self._backend(entry).card, is_pinned=is_pinned)
+        else:
+            self.set(
+                entry.id,
+                state="failed",
+                failure=_FAILURES.get(type(error), "unknown"),
+                reason=str(error),
+                retry_in_s=error.retry_after_s or 0.0,
+                is_pinned=is_pinned,
+            )

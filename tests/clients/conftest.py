@@ -25,7 +25,7 @@ class Live:
 def server() -> Iterator[Live]:
     backend, settings = FakeBackend(fake_card(id="org/name")), Settings()
     config = uvicorn.Config(
-        create_app(Service([backend], settings), settings), port=0, log_config=None
+        create_app(Service.over([backend], settings), settings), port=0, log_config=None
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

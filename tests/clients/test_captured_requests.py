@@ -93,7 +93,7 @@ def test_a_captured_request_is_answered(path: str, request_: dict[str, Any]) -> 
     settings = Settings()
     headers = {k: v for k, v in request_["h"].items() if k.lower() not in OF_THE_CONNECTION}
     with TestClient(
-        create_app(Service(backends, settings), settings), base_url="http://127.0.0.1"
+        create_app(Service.over(backends, settings), settings), base_url="http://127.0.0.1"
     ) as client:
         response = client.post(path, content=body, headers=headers)
     is_openai = path == "/v1/embeddings"

@@ -2,67 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fledge import bootstrap
-from fledge.engine import hub, routes, sources
-from fledge.errors import CorruptModel, SettingsError
-from fledge.settings import load_settings
+from fledge.engine import hub, sources
+from fledge.errors import CorruptModel, ModelNotFound, SettingsError
+from fledge.service import Service
+from fledge.settings import Settings
 from fledge.testing import FakeBackend, fake_card
 from fledge.types import ModelCard
 
 
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Builds a service of these models; gives the ids that it serves."""
-
-    def load_backend(source: sources.ModelFolder, **_: Any) -> FakeBackend:
-        return FakeBackend(fake_card(id=source.id))
-
-    engine = {
-        "sources": sources,
-        "lane": SimpleNamespace(Lane=lambda **_: None),
-        "loading": SimpleNamespace(load_backend=load_backend),
-    }
-    monkeypatch.setattr(bootstrap, "_engine", engine.__getitem__)
-
-    def build(*models: Path | str) -> list[str]:
-        settings = load_settings(models=tuple(map(str, models)))
-        return [card.id for card in bootstrap.build_service(settings).cards()]
-
-    return build
-
-
-def folder(path: Path) -> Path:
-    path.mkdir(parents=True)
-    (path / "config.json").write_text("{}")
-    return path
-
-
-def test_a_model_that_is_named_twice_is_served_once(
-    served: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, two = folder(tmp_path / "one"), folder(tmp_path / "two")
-    monkeypatch.chdir(tmp_path)
-
-    assert served(one, "./one", two, tmp_path / "two" / ".." / "one") == ["one", "two"]
-
-
-def test_two_models_of_one_id_are_an_error_that_names_both(
-    served: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    one, other = folder(tmp_path / "a" / "model"), folder(tmp_path / "b" / "model")
-
-    with pytest.raises(SettingsError, match="served as model; rename one of the folders") as caught:
-        served(one, other)
-    assert str(one) in str(caught.value)
-    assert str(other) in str(caught.value)
-
-
-class Stubborn(FakeBackend):
+class Closable(FakeBackend):
     """Counts how often it was closed, and may fail to."""
 
     def __init__(self, card: ModelCard, *, error: Exception | None = None) -> None:
@@ -76,31 +29,169 @@ class Stubborn(FakeBackend):
             raise self._error
 
 
+class Engine:
+    """Loads what a test says, and remembers it.
+
+    Attributes:
+        loaded: the backends, in the order in which they were loaded.
+        errors: model id -> what loading it, or closing it, raises.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: list[Closable] = []
+        self.load_errors: dict[str, Exception] = {}
+        self.close_errors: dict[str, Exception] = {}
+
+    def load_backend(self, source: sources.ModelFolder, **_: Any) -> Closable:
+        if source.id in self.load_errors:
+            raise self.load_errors[source.id]
+        self.loaded.append(
+            Closable(fake_card(id=source.id), error=self.close_errors.get(source.id))
+        )
+        return self.loaded[-1]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    fake = Engine()
+    monkeypatch.setattr("fledge.engine.loader.load_backend", fake.load_backend)
+    return fake
+
+
+def folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    return path
+
+
+def build(*models: Path | str, **settings: Any) -> Service:
+    return bootstrap.build_service(Settings(models=tuple(map(str, models)), **settings))
+
+
+def warm(service: Service) -> list[str]:
+    return [one.id for one in service.models() if one.status.state == "warm"]
+
+
+def test_the_models_that_are_named_are_loaded_and_the_catalogue_is_cold(
+    engine: Engine, tmp_path: Path
+) -> None:
+    service = build(folder(tmp_path / "one"))
+    assert warm(service) == ["one"]
+    assert service.model(None).id == "one"
+    assert service.model("bge-m3").status.state == "cold"
+
+
+def test_without_preload_nothing_is_loaded(engine: Engine, tmp_path: Path) -> None:
+    service = build(folder(tmp_path / "one"), preload=False)
+    assert warm(service) == []
+    assert service.model(None).id == "one"
+
+
+def test_without_the_shipped_catalogue_only_what_is_named_is_served(
+    engine: Engine, tmp_path: Path
+) -> None:
+    folder(tmp_path / "models" / "own")
+    service = build(folder(tmp_path / "one"), catalog="none", models_dir=tmp_path / "models")
+    assert [one.id for one in service.models()] == ["one", "own"]
+
+
+def test_a_model_may_be_named_by_an_alias_or_by_its_folder_in_models_dir(
+    engine: Engine, tmp_path: Path
+) -> None:
+    folder(tmp_path / "models" / "own")
+    service = build("own", "BGE-M3", preload=False, models_dir=tmp_path / "models")
+    assert [one.id for one in service.models()][:2] == ["own", "BAAI/bge-m3"]
+
+
+def test_a_model_that_is_named_twice_is_served_once(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = folder(tmp_path / "one"), folder(tmp_path / "two")
+    monkeypatch.chdir(tmp_path)
+
+    assert warm(build(one, "./one", two, tmp_path / "two" / ".." / "one")) == ["one", "two"]
+
+
+def test_two_models_of_one_id_are_an_error_that_names_both(engine: Engine, tmp_path: Path) -> None:
+    one, other = folder(tmp_path / "a" / "model"), folder(tmp_path / "b" / "model")
+
+    with pytest.raises(SettingsError, match="served as model; rename the folder") as caught:
+        build(one, other)
+    assert str(one) in str(caught.value)
+    assert str(other) in str(caught.value)
+
+
 def test_models_loaded_before_one_that_fails_are_closed_even_if_one_cannot_be(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    engine: Engine, tmp_path: Path
 ) -> None:
     paths = [folder(tmp_path / name) for name in ("one", "two", "three")]
-    loaded = [
-        Stubborn(fake_card(id="one")),
-        Stubborn(fake_card(id="two"), error=OSError("stuck")),
-    ]
-    waiting = list(loaded)
+    engine.close_errors["two"] = OSError("stuck")
+    engine.load_errors["three"] = CorruptModel("damaged")
 
-    def load_backend(_: sources.ModelFolder, **__: Any) -> Stubborn:
-        if not waiting:
-            raise CorruptModel("damaged")
-        return waiting.pop(0)
+    with pytest.raises((CorruptModel, OSError)):
+        build(*paths)
+    assert [one.closed for one in engine.loaded] == [1, 1]
 
-    engine = {
-        "sources": sources,
-        "lane": SimpleNamespace(Lane=lambda **_: None),
-        "loading": SimpleNamespace(load_backend=load_backend),
-        "routes": routes,
-    }
-    monkeypatch.setattr(bootstrap, "_engine", engine.__getitem__)
-    with pytest.raises(OSError, match="stuck"):
-        bootstrap.build_service(load_settings(models=tuple(map(str, paths))))
-    assert [one.closed for one in loaded] == [1, 1]
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pinned": ("nobody",)}, "pinned: the model 'nobody' is not served here"),
+        ({"model": {"nobody": {"pinned": True}}}, "model: the model 'nobody' is not served"),
+        ({"models_dir": Path("no/such/folder")}, "models_dir: there is no folder no/such/folder"),
+    ],
+)
+def test_a_setting_about_a_model_that_is_not_there_is_refused(
+    engine: Engine, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        build(folder(tmp_path / "one"), **settings)
+
+
+def test_pinning_and_sections_take_any_name_of_a_model(engine: Engine, tmp_path: Path) -> None:
+    service = build(
+        folder(tmp_path / "one"),
+        pinned=("BGE-m3", "all-minilm"),
+        model={"ALL-MINILM-L6-V2": {"pinned": False}},
+    )
+    assert service.model("BAAI/bge-m3").status.is_pinned
+    assert not service.model("all-minilm-l6-v2").status.is_pinned
+
+
+def test_a_name_that_is_neither_a_folder_nor_an_id_is_refused_before_any_load(
+    engine: Engine, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelNotFound):
+        build(folder(tmp_path / "one"), "no such model!")
+    assert engine.loaded == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({}, True),
+        ({"host": "0.0.0.0", "no_auth": True}, False),  # noqa: S104 - that is the case
+        ({"no_auth": True}, False),
+        ({"allow_any_model": False}, False),
+        ({"host": "0.0.0.0", "no_auth": True, "allow_any_model": True}, True),  # noqa: S104
+    ],
+)
+def test_any_model_of_the_hub_may_be_named_where_only_this_machine_asks(
+    settings: dict[str, Any], allowed: bool
+) -> None:
+    assert bootstrap.allows_any_model(Settings(**settings)) is allowed
+
+
+def test_one_model_alone_is_loaded_without_a_catalogue(engine: Engine, tmp_path: Path) -> None:
+    model = bootstrap.load_model(Settings(models=(str(folder(tmp_path / "one")),)))
+    assert model.card.id == "one"
+
+
+def test_no_model_at_all_is_refused() -> None:
+    builders: list[Callable[[Settings], object]] = [bootstrap.load_model, bootstrap.build_service]
+    for builder in builders:
+        with pytest.raises(SettingsError, match="models is empty"):
+            builder(Settings(models=()))
 
 
 def test_the_hub_s_state_tells_that_there_is_a_token_and_not_which(

@@ -11,7 +11,6 @@ import pytest
 import fledge
 from fledge.errors import EmptyInput, InputTooLong, InvalidRequest, SettingsError, UnknownPrompt
 from fledge.library import Model, without_limits
-from fledge.service import Service
 from fledge.settings import load_settings
 from fledge.testing import FakeBackend, fake_card
 from fledge.types import Vectors
@@ -32,7 +31,7 @@ def model(backend: FakeBackend) -> Generator[Model, None, None]:
 
 
 def make_model(backend: FakeBackend) -> Model:
-    return Model(Service([backend], without_limits(load_settings())))
+    return Model(backend, without_limits(load_settings()))
 
 
 def unit(vectors: Vectors) -> Vectors:
@@ -423,10 +422,9 @@ def test_a_program_ends_whether_or_not_it_closed_its_model(ending: str) -> None:
     script = "\n".join(
         [
             "from fledge.library import Model",
-            "from fledge.service import Service",
             "from fledge.settings import Settings",
             "from fledge.testing import FakeBackend",
-            "model = Model(Service([FakeBackend()], Settings()))",
+            "model = Model(FakeBackend(), Settings())",
             "print(model.embed('one').shape)",
             ending,
         ]

@@ -1,6 +1,7 @@
 """The use cases against a fake backend: what is resolved, checked, merged and finished."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,8 @@ from fledge.errors import (
     UnknownModel,
 )
 from fledge.prompts import Prompt, PromptChoice
-from fledge.service import CompareRequest, EmbedRequest, EmbedResponse, Service
+from fledge.requests import CompareRequest, EmbedRequest, EmbedResponse
+from fledge.service import Service
 from fledge.settings import Settings
 from fledge.testing import FakeBackend, fake_card
 from fledge.types import EmbedJob, EmbedResult, Health, Item, Truncation
@@ -24,7 +26,7 @@ from fledge.vectors import lengths
 
 
 def embed(backend: FakeBackend, request: EmbedRequest, **settings: object) -> EmbedResponse:
-    service = Service([backend], Settings(**settings))  # type: ignore[arg-type] # by field
+    service = Service.over([backend], Settings(**settings))
     return asyncio.run(service.embed(request))
 
 
@@ -32,22 +34,22 @@ def embed(backend: FakeBackend, request: EmbedRequest, **settings: object) -> Em
     "name", ["org/Name", "ORG/name", "name", "Name", "org/name:fastest", "name:cheapest", None]
 )
 def test_a_model_answers_to_its_id_in_any_case_bare_or_with_a_policy(name: str | None) -> None:
-    backend = FakeBackend(fake_card(id="org/Name"))
-    assert Service([backend], Settings()).backend(name) is backend
+    service = Service.over([FakeBackend(fake_card(id="org/Name"))], Settings())
+    assert service.model(name).id == "org/Name"
 
 
 def test_a_full_id_wins_over_a_bare_name() -> None:
     first, second = FakeBackend(fake_card(id="org/name")), FakeBackend(fake_card(id="name"))
-    service = Service([first, second], Settings())
-    assert service.backend("name") is second
-    assert service.backend(None) is first
+    service = Service.over([first, second], Settings())
+    assert service.model("name").card is second.card
+    assert service.model(None).card is first.card
 
 
 @pytest.mark.parametrize("name", ["other/name", "", ":", "nam", "name/"])
 def test_an_unknown_model_is_refused_with_the_list_of_those_served(name: str) -> None:
-    service = Service([FakeBackend(fake_card(id="org/name"))], Settings())
+    service = Service.over([FakeBackend(fake_card(id="org/name"))], Settings())
     with pytest.raises(UnknownModel, match="served: org/name"):
-        service.backend(name)
+        service.model(name)
 
 
 def test_without_a_choice_no_prompt_is_applied() -> None:
@@ -260,13 +262,16 @@ def test_a_vector_that_is_not_finite_never_leaves() -> None:
 def test_deadline_priority_and_truncation_reach_the_backend() -> None:
     backend = FakeBackend()
     cut = Truncation(side="left", max_tokens=5)
-    embed(backend, EmbedRequest(inputs=["a"], deadline=1e12, priority=3, truncation=cut))
+    before = time.monotonic()
+    embed(backend, EmbedRequest(inputs=["a"], timeout_s=60, priority=3, truncation=cut))
     job = backend.jobs[0]
-    assert (job.deadline, job.priority, job.truncation) == (1e12, 3, cut)
+    assert (job.priority, job.truncation) == (3, cut)
+    assert job.deadline is not None
+    assert before + 60 <= job.deadline <= time.monotonic() + 60
 
 
 def compare(backend: FakeBackend, request: CompareRequest) -> list[float]:
-    response = asyncio.run(Service([backend], Settings()).compare(request))
+    response = asyncio.run(Service.over([backend], Settings()).compare(request))
     assert response.card is backend.card
     return [float(score) for score in response.scores]
 
@@ -278,7 +283,7 @@ def test_comparing_scores_each_document_in_order() -> None:
 
 
 def test_a_ranking_is_best_first_and_keeps_the_order_of_ties() -> None:
-    service = Service([FakeBackend()], Settings())
+    service = Service.over([FakeBackend()], Settings())
     request = CompareRequest(query="a", documents=["b", "a", "b"])
     response = asyncio.run(service.compare(request))
     assert [index for index, _ in response.ranking()] == [1, 0, 2]
@@ -320,7 +325,7 @@ def test_the_documents_prompt_counts_before_each_document() -> None:
     long = PromptChoice(prompt="x" * 500, prefix="document_")
     request = CompareRequest(query="a", documents=["b"] * 3, document_prompt_choice=long)
     with pytest.raises(InvalidRequest, match="`document_prompt` before 3 texts makes 1500"):
-        asyncio.run(Service([FakeBackend()], Settings(max_body_bytes=1024)).compare(request))
+        asyncio.run(Service.over([FakeBackend()], Settings(max_body_bytes=1024)).compare(request))
 
 
 @pytest.mark.parametrize(
@@ -350,7 +355,7 @@ def test_a_cancelled_comparison_leaves_the_queue() -> None:
 
     async def scenario() -> None:
         request = CompareRequest(query="a", documents=["b"])
-        task = asyncio.create_task(Service([backend], Settings()).compare(request))
+        task = asyncio.create_task(Service.over([backend], Settings()).compare(request))
         await asyncio.sleep(0.02)
         assert len(backend.jobs) == 2
         task.cancel()
@@ -366,13 +371,13 @@ def test_closing_closes_every_backend_even_when_one_fails() -> None:
         async def aclose(self) -> None:
             raise RuntimeError("no")
 
-    other = FakeBackend()
+    other = FakeBackend(fake_card(id="other"))
     with pytest.raises(RuntimeError):
-        asyncio.run(Service([other, Stubborn()], Settings()).aclose())
+        asyncio.run(Service.over([other, Stubborn()], Settings()).aclose())
     assert other.is_closed
 
 
-def test_health_lists_each_model() -> None:
-    backend = FakeBackend()
-    backend.state = Health("failed", "disk")
-    assert Service([backend], Settings()).health() == [("fledge/fake", Health("failed", "disk"))]
+def test_a_model_that_cannot_take_work_is_a_problem_with_its_reason() -> None:
+    broken, fine = FakeBackend(), FakeBackend(fake_card(id="fine"))
+    broken.state = Health("failed", "disk")
+    assert Service.over([broken, fine], Settings()).problems() == {"fledge/fake": "disk"}

@@ -9,12 +9,17 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from fledge.api import documents
-from fledge.api.errors import OPENAI
+from fledge.api.admin import Admin
+from fledge.api.errors import HUGGING_FACE, OPENAI
+from fledge.api.hub import Hub
 from fledge.api.huggingface import INFERENCE
+from fledge.api.legacy import Legacy
+from fledge.api.middleware.draining import Drain, RefuseWhileDraining
 from fledge.api.middleware.failures import AnswerFailures
 from fledge.api.middleware.observe import Observe
 from fledge.api.middleware.origin import CheckOrigin
-from fledge.api.openai import EMBEDDINGS, Models
+from fledge.api.models import Models
+from fledge.api.openai import EMBEDDINGS
 from fledge.api.rerank import RERANK, RERANK_V1
 from fledge.api.routing import add_routes, answer_unrouted, speaking
 from fledge.api.runner import Runner
@@ -24,6 +29,7 @@ from fledge.settings import Settings
 from fledge.telemetry import Metrics, fledge_version
 
 _EXPOSED_HEADERS = (
+    "link",
     "openai-processing-ms",
     "retry-after",
     "retry-after-ms",
@@ -31,6 +37,8 @@ _EXPOSED_HEADERS = (
     "x-compute-time",
     "x-compute-tokens",
     "x-compute-type",
+    "x-error-code",
+    "x-error-message",
     "x-fledge-error",
     "x-fledge-ignored",
     "x-fledge-prompt",
@@ -41,8 +49,12 @@ _EXPOSED_HEADERS = (
 )
 
 
-def create_app(service: Service, settings: Settings) -> FastAPI:
-    """The application that serves a service; its end closes the service."""
+def create_app(service: Service, settings: Settings, drain: Drain | None = None) -> FastAPI:
+    """The application that serves a service; its end closes the service.
+
+    Args:
+        drain: how whoever runs it tells it that it is about to be stopped.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -51,7 +63,7 @@ def create_app(service: Service, settings: Settings) -> FastAPI:
         finally:
             await service.aclose()
 
-    metrics = Metrics()
+    metrics = service.metrics
     app = FastAPI(
         title="Fledge",
         version=fledge_version(),
@@ -62,20 +74,24 @@ def create_app(service: Service, settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=_layers(settings, metrics),
+        middleware=_layers(settings, metrics, drain or Drain()),
         exception_handlers={HTTPException: answer_unrouted},
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     _add_inference(app, Runner(service, settings, metrics))
-    _add_models(app, Models(service))
+    models = Models(service, settings)
+    _add_hub(app, Hub(service, settings), Legacy(service))
+    _add_models(app, models)
+    _add_admin(app, Admin(service, settings, models))
     _add_system(app, System(service, settings, metrics, app.openapi))
     return app
 
 
-def _layers(settings: Settings, metrics: Metrics) -> list[Middleware]:
+def _layers(settings: Settings, metrics: Metrics, drain: Drain) -> list[Middleware]:
     """What every request passes, from the outside in."""
     layers = [
         Middleware(Observe, metrics=metrics),
+        Middleware(RefuseWhileDraining, drain=drain),
         Middleware(CheckOrigin, settings=settings),
     ]
     if settings.cors_allow_origins:
@@ -134,7 +150,12 @@ def _add_inference(app: FastAPI, runner: Runner) -> None:
 
 def _add_models(app: FastAPI, models: Models) -> None:
     add_routes(
-        app, "GET", ["/v1/models", "/models"], speaking(OPENAI, models.list_models), tag="OpenAI"
+        app,
+        "GET",
+        ["/v1/models", "/models"],
+        speaking(OPENAI, models.list_models),
+        tag="OpenAI",
+        openapi=documents.MODELS,
     )
     add_routes(
         app,
@@ -144,6 +165,32 @@ def _add_models(app: FastAPI, models: Models) -> None:
         tag="OpenAI",
         openapi=documents.MODEL,
     )
+
+
+def _add_hub(app: FastAPI, hub: Hub, legacy: Legacy) -> None:
+    """Before the models' own routes, of which `/models/{id}` would hide `/models/{id}/info`."""
+    for path, endpoint, document in (
+        ("/api/models", hub.list_models, documents.HUB_MODELS),
+        ("/api/models/{model_id:path}/revision/{revision:path}", hub.retrieve_model, None),
+        ("/api/models/{model_id:path}", hub.retrieve_model, documents.HUB_MODEL),
+        ("/api/tasks", hub.tasks, {}),
+        ("/status/{model_id:path}", legacy.status, None),
+        ("/framework/{framework}", legacy.framework, None),
+        ("/models/{model_id:path}/info", legacy.info, documents.MODEL),
+    ):
+        tag = None if document is None else "Hugging Face"
+        add_routes(app, "GET", [path], speaking(HUGGING_FACE, endpoint), tag=tag, openapi=document)
+
+
+def _add_admin(app: FastAPI, admin: Admin) -> None:
+    for name, endpoint, document in (
+        ("load", admin.load, documents.LOAD),
+        ("unload", admin.unload, documents.ADMIN),
+        ("pin", admin.pin, documents.ADMIN),
+        ("unpin", admin.unpin, documents.ADMIN),
+    ):
+        path = f"/admin/models/{{model_id:path}}/{name}"
+        add_routes(app, "POST", [path], speaking(OPENAI, endpoint), tag="Admin", openapi=document)
 
 
 def _add_system(app: FastAPI, system: System) -> None:

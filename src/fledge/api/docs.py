@@ -6,6 +6,7 @@ policy that is sent with it would not let it.
 
 import json
 from base64 import b64encode
+from collections.abc import Sequence
 from hashlib import sha256
 from html import escape
 from typing import Any
@@ -59,17 +60,34 @@ def _section(method: str, path: str, operation: dict[str, Any]) -> str:
         f'<section><h2><span class="method {escape(method)}">{escape(method.upper())}</span> '
         f"<code>{escape(path)}</code></h2>"
         f"<p>{escape(operation.get('description', ''))}</p>"
-        f"{_fields(content.get('schema', {}))}{_example(path, example)}</section>"
+        f"{_parameters(operation)}{_fields(content.get('schema', {}))}"
+        f"{_example(path, example)}</section>"
+    )
+
+
+def _parameters(operation: dict[str, Any]) -> str:
+    queries = [one for one in operation.get("parameters", ()) if one["in"] == "query"]
+    return _table(
+        "parameter",
+        [(one["name"], one.get("schema", {}), one.get("description", "")) for one in queries],
     )
 
 
 def _fields(schema: dict[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td><code>{escape(name)}</code></td><td>{escape(_kind(field))}</td>"
-        f"<td>{escape(field.get('description', ''))}</td></tr>"
-        for name, field in schema.get("properties", {}).items()
+    fields = schema.get("properties", {})
+    return _table(
+        "field",
+        [(name, field, field.get("description", "")) for name, field in fields.items()],
     )
-    return f"<table><tr><th>field</th><th>type</th><th></th></tr>{rows}</table>" if rows else ""
+
+
+def _table(title: str, rows: Sequence[tuple[str, dict[str, Any], str]]) -> str:
+    lines = "".join(
+        f"<tr><td><code>{escape(name)}</code></td><td>{escape(_kind(schema))}</td>"
+        f"<td>{escape(description)}</td></tr>"
+        for name, schema, description in rows
+    )
+    return f"<table><tr><th>{title}</th><th>type</th><th></th></tr>{lines}</table>" if lines else ""
 
 
 def _kind(field: dict[str, Any]) -> str:

@@ -1,13 +1,17 @@
-"""What the OpenAPI document says of each operation: bodies, examples, answers, errors.
+"""What the OpenAPI document says of each operation: bodies, queries, examples, answers, errors.
 
 Schemas of bodies come from the models that parse them; the rest is prose.
 """
 
 from typing import Any
 
+from fledge.api.admin import LoadQuery
 from fledge.api.bodies import Body
+from fledge.api.hub import HubModelQuery, HubQuery
 from fledge.api.huggingface import InferenceBody
+from fledge.api.models import ModelsQuery
 from fledge.api.openai import EmbeddingsBody
+from fledge.api.queries import document_query
 from fledge.api.rerank import RerankBody
 
 _MODEL_ID: dict[str, Any] = {
@@ -129,4 +133,9 @@ RERANK = _document(
     },
     _HUGGING_FACE_ERROR,
 )
+MODELS = document_query(ModelsQuery)
 MODEL = {"parameters": [_MODEL_ID]}
+HUB_MODELS = document_query(HubQuery)
+HUB_MODEL = document_query(HubModelQuery, [_MODEL_ID])
+LOAD = document_query(LoadQuery, [_MODEL_ID])
+ADMIN = {"parameters": [_MODEL_ID]}

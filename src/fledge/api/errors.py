@@ -24,15 +24,20 @@ from fledge.errors import (
     InputTooLong,
     InvalidRequest,
     ModelLoadError,
+    ModelLoading,
+    ModelNotFound,
     NotAllowed,
     Overloaded,
+    Stopping,
     UnknownModel,
 )
 
 _log = logging.getLogger(__name__)
 
-# A guess: loading takes seconds to a few minutes, and a caller that comes early is told again.
-_LOADING_RETRY_AFTER_S = 10.0
+# A guess: a model that is being unloaded is back in seconds, and one that died needs an operator.
+_RETRY_AFTER_S = 10.0
+# A guess: a restart takes longer, but behind a load balancer another instance answers at once.
+_STOPPING_RETRY_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,16 +71,16 @@ TABLE: dict[type[FledgeError], Row] = {
     Overloaded: Row(status=HTTPStatus.TOO_MANY_REQUESTS, error_type="Overloaded"),
     # Not 503: that one sends the JavaScript client of Hugging Face into retries without a pause.
     DeadlineExceeded: Row(status=HTTPStatus.GATEWAY_TIMEOUT, error_type="Timeout"),
-    ModelLoadError: Row(
-        status=HTTPStatus.SERVICE_UNAVAILABLE,
-        error_type="Unhealthy",
-        safe_message="the model cannot be loaded now; the server's log says why",
-    ),
+    ModelLoading: Row(status=HTTPStatus.SERVICE_UNAVAILABLE, error_type="Loading"),
+    ModelNotFound: Row(status=HTTPStatus.NOT_FOUND, error_type="NotFound"),
+    # Its message comes from the lifecycle, which leaves out the paths of this machine.
+    ModelLoadError: Row(status=HTTPStatus.SERVICE_UNAVAILABLE, error_type="Unhealthy"),
     BackendUnavailable: Row(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         error_type="Unhealthy",
         safe_message="the model cannot be reached now; the server's log says why",
     ),
+    Stopping: Row(status=HTTPStatus.SERVICE_UNAVAILABLE, error_type="Unhealthy"),
     ComputeError: Row(
         status=HTTPStatus.INTERNAL_SERVER_ERROR,
         error_type="Backend",
@@ -91,13 +96,18 @@ TABLE: dict[type[FledgeError], Row] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """An error on its way out: all that any dialect's body shows."""
+    """An error on its way out: all that any dialect's body shows.
+
+    Attributes:
+        estimated_time_s: of a model that is loading, about how much longer it will take.
+    """
 
     status: int
     code: str
     error_type: str
     message: str
     field: str | None = None
+    estimated_time_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +129,8 @@ class Dialect:
 
 def _hugging_face_body(failure: Failure) -> dict[str, Any]:
     """`error` is a string and nothing else: the official clients show no other kind."""
+    if failure.estimated_time_s is not None:
+        return {"error": failure.message, "estimated_time": failure.estimated_time_s}
     return {"error": failure.message, "error_type": failure.error_type}
 
 
@@ -146,7 +158,8 @@ OPENAI = Dialect("openai", _openai_body, lambda _: None, hold_503_s=0.0)
 
 def dialect_of_path(path: str) -> Dialect:
     """The dialect of a request that no route answers."""
-    return OPENAI if path.startswith("/v1/") or path == "/embeddings" else HUGGING_FACE
+    openai = path.startswith(("/v1/", "/admin/")) or path == "/embeddings"
+    return OPENAI if openai else HUGGING_FACE
 
 
 def row_of(kind: type[FledgeError]) -> Row:
@@ -163,7 +176,8 @@ def failure_of(error: FledgeError, dialect: Dialect) -> Failure:
         code=error.code,
         error_type=row.error_type,
         message=row.safe_message or str(error),
-        field="model" if isinstance(error, UnknownModel) else field,
+        field="model" if isinstance(error, UnknownModel | ModelNotFound) else field,
+        estimated_time_s=error.estimated_time_s if isinstance(error, ModelLoading) else None,
     )
 
 
@@ -175,8 +189,14 @@ def error_response(error: FledgeError, dialect: Dialect, request_id: str) -> Res
     headers = {}
     if isinstance(error, Overloaded):
         headers = _retry_headers(error.retry_after_s)
+    elif isinstance(error, ModelLoading):
+        headers = _retry_headers(error.estimated_time_s)
+    elif isinstance(error, ModelLoadError) and error.retry_after_s is not None:
+        headers = _retry_headers(error.retry_after_s)
     elif isinstance(error, ModelLoadError | BackendUnavailable):
-        headers = _retry_headers(_LOADING_RETRY_AFTER_S)
+        headers = _retry_headers(_RETRY_AFTER_S)
+    elif isinstance(error, Stopping):
+        headers = _retry_headers(_STOPPING_RETRY_AFTER_S)
     return failure_response(failure, dialect, headers)
 
 

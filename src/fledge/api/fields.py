@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias, cast
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from fledge.errors import InvalidRequest
+from fledge.api.rendering import header_value
+from fledge.errors import InvalidRequest, UnknownField
 from fledge.prompts import PromptChoice, plain_name
-from fledge.service import Answer
+from fledge.requests import Answer
+from fledge.settings import Settings
 from fledge.types import Item, Truncation, TruncationSide
 
 Direction: TypeAlias = Literal["left", "right", "Left", "Right"]
@@ -193,10 +195,35 @@ def count_characters(items: Sequence[Item]) -> int:
     return sum(len(item) for item in items if isinstance(item, str))
 
 
-def compute_headers(character_count: int, answer: Answer) -> dict[str, str]:
-    """What every dialect tells of the work, in the words of the hub's own servers."""
+def refuse_if_strict(ignored: Sequence[str], settings: Settings) -> None:
+    """Refuse fields or parameters that have no effect, where the settings say so.
+
+    Raises:
+        UnknownField: about the first of them.
+    """
+    if ignored and settings.strict_fields:
+        raise UnknownField(
+            f"`{ignored[0][:64]}` has no effect on this route, and the setting strict_fields "
+            "refuses such fields",
+            field=ignored[0],
+        )
+
+
+def compute_headers(character_count: int, answer: Answer, elapsed_s: float) -> dict[str, str]:
+    """What every dialect tells of the work, in the words of the hub's own servers.
+
+    The first ones are those of hf-inference, whose time is in seconds; those that end in `-time`
+    beside it are text-embeddings-inference's, in whole milliseconds.
+    """
+    timings = answer.timings
     return {
         "x-compute-type": "cpu",
+        "x-compute-time": f"{elapsed_s:.3f}",
         "x-compute-characters": str(character_count),
         "x-compute-tokens": str(sum(answer.token_counts)),
+        "x-sha": header_value(answer.card.revision),
+        "x-total-time": str(round(elapsed_s * 1000)),
+        "x-tokenization-time": str(round(timings.tokenize_ms)),
+        "x-queue-time": str(round(timings.queue_ms)),
+        "x-inference-time": str(round(timings.compute_ms)),
     }

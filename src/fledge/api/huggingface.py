@@ -29,10 +29,11 @@ from fledge.api.fields import (
     prompt_choice,
     truncation,
 )
-from fledge.api.rendering import dump, dump_list, header_value
+from fledge.api.rendering import dump, dump_list
 from fledge.api.runner import Call, Operation, Plan
+from fledge.api.waiting import patience_s
 from fledge.errors import InvalidRequest, MalformedBody
-from fledge.service import Answer, CompareRequest, CompareResponse, EmbedRequest, EmbedResponse
+from fledge.requests import CompareRequest, CompareResponse, EmbedRequest, EmbedResponse
 
 SIMILARITY_TASK = "sentence-similarity"
 TASKS = ("feature-extraction", SIMILARITY_TASK)
@@ -85,7 +86,11 @@ class InferenceBody(Parameters):
     parameters: Annotated[Parameters | None, WithJsonSchema(Parameters.model_json_schema())] = (
         Field(None, description="The parameters may stand here too.")
     )
-    options: Any = Field(None, description="Accepted, and not used.")
+    options: Any = Field(
+        None,
+        description="`wait_for_model`: true holds the request until the model is warm, false "
+        "never holds it. Other options are accepted, and not used.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,8 @@ def _embeddings(call: Call, body: InferenceBody) -> Plan:
         dimensions=parameters.dimensions,
         normalize="model" if parameters.normalize is None else parameters.normalize,
         truncation=truncation(parameters, default=True, paths=merged.paths),
-        deadline=call.deadline,
+        patience_s=patience_s(call, body.options),
+        timeout_s=call.settings.request_timeout_s,
         is_single=is_single,
         dimensions_field=merged.paths.get("dimensions", "dimensions"),
     )
@@ -153,7 +159,7 @@ def _embeddings(call: Call, body: InferenceBody) -> Plan:
     return Plan(
         request=request,
         render=partial(_render_vectors, is_flat=is_flat),
-        headers=partial(compute_and_time_headers, count_characters(items)),
+        headers=partial(compute_headers, count_characters(items)),
         ignored=merged.ignored,
     )
 
@@ -169,7 +175,8 @@ def _similarity(call: Call, body: InferenceBody, data: dict[str, Any], prefix: s
         query_prompt_choice=choice,
         document_prompt_choice=choice,
         truncation=truncation(merged.values, default=True, paths=merged.paths),
-        deadline=call.deadline,
+        patience_s=patience_s(call, body.options),
+        timeout_s=call.settings.request_timeout_s,
         query_field=f"{prefix}source_sentence",
         documents_field=f"{prefix}sentences",
     )
@@ -179,7 +186,7 @@ def _similarity(call: Call, body: InferenceBody, data: dict[str, Any], prefix: s
         request=request,
         render=_render_scores,
         headers=partial(
-            compute_and_time_headers,
+            compute_headers,
             count_characters([inputs.source_sentence, *inputs.sentences]),
         ),
         ignored=[name for name in ignored if prefix or name not in SimilarityInputs.model_fields],
@@ -216,16 +223,6 @@ async def _render_vectors(answer: EmbedResponse, *, is_flat: bool) -> bytes:
 
 async def _render_scores(answer: CompareResponse) -> bytes:
     return dump(answer.scores)
-
-
-def compute_and_time_headers(
-    character_count: int, answer: Answer, elapsed_s: float
-) -> dict[str, str]:
-    """As `compute_headers`, with the time, in seconds here, and the model's commit."""
-    return compute_headers(character_count, answer) | {
-        "x-compute-time": f"{elapsed_s:.3f}",
-        "x-sha": header_value(answer.card.revision),
-    }
 
 
 INFERENCE = Operation(HUGGING_FACE, parse_inference)

@@ -1,17 +1,14 @@
-"""The OpenAI dialect: `POST /v1/embeddings`, `GET /v1/models`.
+"""The OpenAI dialect: `POST /v1/embeddings`.
 
 With the extensions `prompt`, `prompt_name`, `input_type` (or `task`), `truncate`,
 `truncation_direction` and `normalize`. Vectors are normalized unless the model compares by the dot
 product; text that is too long is refused unless `truncate` says to cut it.
 """
 
-import time
 from functools import partial
 from typing import Literal
 
 from pydantic import Field
-from starlette.requests import Request
-from starlette.responses import Response
 
 from fledge.api.bodies import Body, parse_fields, parse_items
 from fledge.api.errors import OPENAI
@@ -30,11 +27,10 @@ from fledge.api.fields import (
     truncation,
     unused_task,
 )
-from fledge.api.rendering import JsonResponse, dump, dump_list
+from fledge.api.rendering import dump, dump_list
 from fledge.api.runner import Call, Operation, Plan
 from fledge.errors import InvalidRequest
-from fledge.service import Answer, EmbedRequest, EmbedResponse, Service
-from fledge.types import ModelCard
+from fledge.requests import Answer, EmbedRequest, EmbedResponse
 from fledge.vectors import to_base64
 
 
@@ -87,7 +83,7 @@ def parse_embeddings(call: Call) -> Plan:
         dimensions=body.dimensions,
         normalize="similarity" if body.normalize is None else body.normalize,
         truncation=truncation(body, default=False),
-        deadline=call.deadline,
+        timeout_s=call.settings.request_timeout_s,
         field=field,
         is_single=is_single,
     )
@@ -118,36 +114,9 @@ async def _render(model: str | None, encoding_format: str | None, answer: EmbedR
 
 
 def _headers(character_count: int, answer: Answer, elapsed_s: float) -> dict[str, str]:
-    return compute_headers(character_count, answer) | {
+    return compute_headers(character_count, answer, elapsed_s) | {
         "openai-processing-ms": str(round(elapsed_s * 1000))
     }
 
 
 EMBEDDINGS = Operation(OPENAI, parse_embeddings)
-
-
-class Models:
-    """`GET /v1/models` and `GET /v1/models/{id}`."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._created = int(time.time())
-
-    async def list_models(self, _: Request) -> Response:
-        """Every model that this server serves."""
-        data = [self._described(card) for card in self._service.cards()]
-        return JsonResponse(dump({"object": "list", "data": data}))
-
-    async def retrieve_model(self, request: Request) -> Response:
-        """One model, by any name that requests may use for it."""
-        card = self._service.backend(request.path_params["model_id"]).card
-        return JsonResponse(dump(self._described(card)))
-
-    def _described(self, card: ModelCard) -> dict[str, str | int]:
-        owner, slash, _ = card.id.partition("/")
-        return {
-            "id": card.id,
-            "object": "model",
-            "created": self._created,
-            "owned_by": owner if slash else "fledge",
-        }

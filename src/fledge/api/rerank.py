@@ -18,17 +18,17 @@ from fledge.api.fields import (
     Task,
     Truncate,
     TruncationDirection,
+    compute_headers,
     count_characters,
     prompt_choice,
     truncation,
     unused_task,
 )
-from fledge.api.huggingface import compute_and_time_headers
 from fledge.api.rendering import dump
 from fledge.api.runner import Call, Operation, Plan
 from fledge.errors import InvalidRequest
 from fledge.prompts import PromptChoice
-from fledge.service import CompareRequest, CompareResponse
+from fledge.requests import CompareRequest, CompareResponse
 
 _DOCUMENTS_SCHEMA: dict[str, Any] = {
     "type": "array",
@@ -96,14 +96,14 @@ def parse_rerank(call: Call) -> Plan:
             prefix="document_",
         ),
         truncation=truncation(body, default=True),
-        deadline=call.deadline,
+        timeout_s=call.settings.request_timeout_s,
         documents_field=field,
     )
     is_returning = body.return_documents or body.return_text
     return Plan(
         request=request,
         render=partial(_render, body.top_n, returned_as, originals if is_returning else None),
-        headers=partial(compute_and_time_headers, count_characters([body.query, *texts])),
+        headers=partial(compute_headers, count_characters([body.query, *texts])),
         ignored=ignored,
     )
 

@@ -15,7 +15,7 @@ from starlette.routing import Match
 
 from fledge.api.errors import Dialect, Failure, dialect_of_path, error_response, failure_response
 from fledge.api.middleware.observe import REQUEST_ID
-from fledge.errors import FledgeError
+from fledge.errors import FledgeError, ModelLoading
 
 Endpoint: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -71,6 +71,9 @@ def speaking(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
     async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
+        except ModelLoading as error:
+            # Held already, for as long as the client or the settings said.
+            return error_response(error, dialect, request.scope[REQUEST_ID])
         except FledgeError as error:
             response = error_response(error, dialect, request.scope[REQUEST_ID])
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:

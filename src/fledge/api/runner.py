@@ -17,16 +17,16 @@ from starlette.responses import Response
 from fledge.api.bodies import ClientLeft, parse_json, read_body
 from fledge.api.disconnect import DisconnectWatch
 from fledge.api.errors import Dialect
+from fledge.api.fields import refuse_if_strict
 from fledge.api.rendering import JsonResponse, header_names, header_value
 from fledge.api.routing import Endpoint, speaking
-from fledge.errors import DeadlineExceeded, UnknownField
+from fledge.errors import DeadlineExceeded
 from fledge.prompts import Prompt
-from fledge.service import Answer, CompareRequest, EmbedRequest, Service
+from fledge.requests import Answer, CompareRequest, EmbedRequest
+from fledge.service import Service
 from fledge.settings import Settings
 from fledge.telemetry import Metrics
 
-# Given to the backend to report the deadline by itself before the request is torn down.
-_GRACE_S = 0.5
 # What others log for a client that left; it is never seen by anybody else.
 _CLIENT_LEFT_STATUS = 499
 # What `x-fledge-prompt` says of a prompt that has no name.
@@ -40,14 +40,14 @@ class Call:
     Attributes:
         data: the JSON value of the body.
         path: the parameters in the route's path.
+        headers: the request's, by lower-case name.
         settings: the settings in force.
-        deadline: `time.monotonic()` seconds after which nobody waits.
     """
 
     data: Any
     path: Mapping[str, str]
+    headers: Mapping[str, str]
     settings: Settings
-    deadline: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,43 +96,37 @@ class Runner:
 
     async def _answer(self, operation: Operation, request: Request) -> Response:
         started = time.monotonic()
-        timeout_s = self.settings.request_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s + _GRACE_S):
-                body = await read_body(request.scope, request.receive, self.settings.max_body_bytes)
-                call = Call(
-                    data=parse_json(body),
-                    path=request.path_params,
-                    settings=self.settings,
-                    deadline=started + timeout_s,
-                )
-                plan = operation.parse(call)
-                self._refuse_if_strict(plan.ignored)
-                with DisconnectWatch(request.receive):
-                    answer = await self._serve(plan.request)
-                    content = await plan.render(answer)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"no answer within {timeout_s:g} s, the time-out of this server"
-            ) from None
+        call = Call(
+            data=parse_json(await self._body(request)),
+            path=request.path_params,
+            headers=request.headers,
+            settings=self.settings,
+        )
+        plan = operation.parse(call)
+        refuse_if_strict(plan.ignored, self.settings)
+        with DisconnectWatch(request.receive):
+            answer = await self._serve(plan.request)
+            content = await plan.render(answer)
         self.metrics.observe_answer(
             answer.card.id, answer.token_counts, answer.truncated_count, answer.timings
         )
         headers = plan.headers(answer, time.monotonic() - started) | _notes(plan, answer)
         return JsonResponse(content, headers=headers)
 
+    async def _body(self, request: Request) -> bytes:
+        timeout_s = self.settings.request_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await read_body(request.scope, request.receive, self.settings.max_body_bytes)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the body did not arrive within {timeout_s:g} s, the time-out of this server"
+            ) from None
+
     async def _serve(self, request: EmbedRequest | CompareRequest) -> Answer:
         if isinstance(request, EmbedRequest):
             return await self.service.embed(request)
         return await self.service.compare(request)
-
-    def _refuse_if_strict(self, ignored: list[str]) -> None:
-        if ignored and self.settings.strict_fields:
-            raise UnknownField(
-                f"`{ignored[0]}` has no effect on this route, and the setting strict_fields "
-                "refuses such fields",
-                field=ignored[0],
-            )
 
 
 def _prompt_label(prompt: Prompt) -> str | None:

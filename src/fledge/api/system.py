@@ -14,8 +14,6 @@ from fledge.settings import Settings
 from fledge.telemetry import METRICS_CONTENT_TYPE, Metrics, fledge_version
 from fledge.types import ModelCard
 
-_READY_STATES = ("warm", "cold")
-
 
 class System:
     """What the server tells of itself.
@@ -37,12 +35,13 @@ class System:
 
     async def root(self, _: Request) -> Response:
         """What answers here, and where to read on."""
+        warm = [one.id for one in self._service.models() if one.status.state == "warm"]
         return JsonResponse(
             dump(
                 {
                     "name": "fledge",
                     "version": fledge_version(),
-                    "models": [card.id for card in self._service.cards()],
+                    "models": warm,
                     "docs": "/docs",
                     "health": "/health",
                 }
@@ -50,20 +49,17 @@ class System:
         )
 
     async def health(self, _: Request) -> Response:
-        """200 when every model can take work, else 503 and why not."""
-        reasons = {
-            model: health.reason or health.state
-            for model, health in self._service.health()
-            if health.state not in _READY_STATES
-        }
-        if reasons:
+        """200 when this instance can take work, else 503 and why not.
+
+        A cold model, or one that failed to load, keeps nobody from using the others.
+        """
+        if reasons := self._service.problems():
             body = {"status": "unavailable", "reasons": reasons}
             return JsonResponse(dump(body), status_code=503)
         return JsonResponse(dump({"status": "ok"}))
 
     async def info(self, _: Request) -> Response:
-        """The server's version, its models and its limits."""
-        states = dict(self._service.health())
+        """The server's version, its running models and its limits."""
         settings = self._settings
         return JsonResponse(
             dump(
@@ -71,8 +67,9 @@ class System:
                     "name": "fledge",
                     "version": fledge_version(),
                     "models": [
-                        _facts(card) | {"state": states[card.id].state}
-                        for card in self._service.cards()
+                        _facts(one.status.card) | {"state": one.status.state}
+                        for one in self._service.models()
+                        if one.status.card is not None and one.status.state != "cold"
                     ],
                     "limits": {
                         "max_inputs_per_request": settings.max_inputs_per_request,

@@ -24,7 +24,7 @@ from fledge.files.sinks import Encoder, JsonLinesEncoder, NpyEncoder
 from fledge.files.sources import text_rows
 from fledge.library import Model
 from fledge.prompts import PromptChoice
-from fledge.service import EmbedRequest
+from fledge.requests import EmbedRequest
 from fledge.settings import load_settings
 
 STDIN = "-"

@@ -21,7 +21,7 @@ from fledge.files.sinks import PartialFile, check_output
 from fledge.inputs import check_dimensions
 from fledge.library import Model
 from fledge.prompts import choose_prompt
-from fledge.service import EmbedRequest
+from fledge.requests import EmbedRequest
 
 EMPTY_ROWS = {"jsonl": "null", "parquet": "null", "npy": "rows of zeros"}
 

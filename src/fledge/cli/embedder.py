@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fledge.cli import console
-from fledge.service import EmbedRequest, Service
+from fledge.requests import EmbedRequest
+from fledge.service import Service
 from fledge.types import Vectors
 
 

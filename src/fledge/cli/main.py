@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from fledge import __version__
-from fledge.cli import console, doctor, embed, models, serve, similarity
+from fledge.cli import config, console, doctor, embed, models, serve, similarity
 from fledge.errors import FledgeError, SettingsError
 
 INTERRUPTED = 130
@@ -58,7 +58,7 @@ app = typer.Typer(
     # Plain help: in the boxed one, flags leave the words a column a third of the width.
     rich_markup_mode=None,
     help="Text to vectors, on the machine at hand. Settings: flags, then FLEDGE_* variables, then "
-    "fledge.toml in the working directory; `fledge doctor` shows the ones in force.",
+    "fledge.toml in the working directory; `fledge config` shows the ones in force.",
 )
 
 
@@ -86,6 +86,7 @@ app.command("serve")(serve.serve)
 app.command("embed")(embed.embed)
 app.command("similarity")(similarity.similarity)
 app.command("rerank")(similarity.rerank)
-app.command("models")(models.models)
+app.add_typer(models.app, name="models")
 app.command("pull")(models.pull)
+app.command("config")(config.config)
 app.command("doctor")(doctor.doctor)

@@ -1,4 +1,4 @@
-"""`fledge models` and `fledge pull`: what is here, and getting more."""
+"""`fledge models` and `fledge pull`: what is on this machine, and getting more."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,17 +7,30 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from fledge.cli import console
+from fledge.cli import console, running
 from fledge.cli.options import JsonOption
 from fledge.cli.tools import tools_of
 from fledge.settings import load_settings
 
+app = typer.Typer(rich_markup_mode=None)
+app.command("load")(running.load)
+app.command("unload")(running.unload)
+app.command("pin")(running.pin)
+app.command("unpin")(running.unpin)
+app.command("status")(running.status)
 
+
+@app.callback(invoke_without_command=True)
 def models(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """List the models on this machine.
 
-    Those that `fledge serve` would serve are marked, and listed also when they are not here yet.
+    Those that `fledge serve` would load are marked, and listed also when they are not here yet. The
+    commands below ask a running server about its models.
     """
+    if context.invoked_subcommand is not None:
+        if as_json:
+            raise typer.BadParameter(f"give --json after `{context.invoked_subcommand}`")
+        return
     settings = load_settings()
     rows = tools_of(context).describe_models(settings)
     here = {name for name, _, _ in rows}

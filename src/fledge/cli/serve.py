@@ -1,6 +1,5 @@
 """`fledge serve`: load, listen, answer until told to stop."""
 
-import ipaddress
 import json
 import shlex
 import socket
@@ -10,11 +9,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from fledge.catalog.listed import Listed
 from fledge.cli.options import PrecisionOption, setting
 from fledge.cli.tools import tools_of
 from fledge.errors import SettingsError
+from fledge.names import is_loopback
 from fledge.settings import Settings, load_settings
-from fledge.types import ModelCard
 
 
 def serve(  # noqa: PLR0913 - a parameter is a flag
@@ -57,15 +57,19 @@ def serve(  # noqa: PLR0913 - a parameter is a flag
         service = tools.build_service(settings)
         load_s = time.monotonic() - started
         url = url_of(listener)
-        tools.run_server(service, settings, listener, greeting(service.cards(), url, load_s))
+        tools.run_server(service, settings, listener, greeting(service.models(), url, load_s))
 
 
-def greeting(cards: Sequence[ModelCard], url: str, load_s: float) -> str:
+def greeting(models: Sequence[Listed], url: str, load_s: float) -> str:
     """What is served and where, and a command to try it with."""
-    served = ", ".join(f"{card.id} ({card.precision})" for card in cards)
-    body = json.dumps({"model": cards[0].id, "input": "Hello, world"})
+    warm = [one.card for one in models if one.card is not None]
+    served = ", ".join(f"{card.id} ({card.precision})" for card in warm)
+    more = len(models) - len(warm)
+    loaded = f"{served} on {url}, loaded in {load_s:.1f} s" if warm else f"on {url}"
+    on_demand = f"; {more} more models load when asked for" if more else ""
+    body = json.dumps({"model": models[0].id, "input": "Hello, world"})
     return (
-        f"Fledge serves {served} on {url}, loaded in {load_s:.1f} s. Try it:\n"
+        f"Fledge serves {loaded}{on_demand}. Try it:\n"
         f"curl {url}/v1/embeddings -H 'Content-Type: application/json' -d {shlex.quote(body)}"
     )
 
@@ -117,13 +121,3 @@ def check_exposure(settings: Settings) -> None:
         "asks for no key; keep to 127.0.0.1, or pass --no-auth if something in front of it checks "
         "callers"
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -186,9 +186,10 @@ def _card(
         max_seq_length=recipe.max_seq_length,
         vocab_size=pipeline.vocab_size,
         pooling=recipe.pooling.modes,
-        prompts=recipe.speech.prompts,
+        prompts={**source.prompts, **recipe.speech.prompts},
         default_prompt_name=recipe.speech.default_prompt_name,
         similarity=recipe.speech.similarity,
         normalizes=recipe.normalizes,
+        matryoshka_dimensions=source.matryoshka_dimensions,
         origin=source.origin,
     )

@@ -8,7 +8,7 @@ place where its exceptions become Fledge's.
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +113,13 @@ def cached_models() -> list[tuple[str, Path]]:
     return found
 
 
-def download(model: str) -> Path:
+def download(model: str, *, may_download: Callable[[int], None] | None = None) -> Path:
     """Fetch what the cache lacks of the model's `main` and return the snapshot's folder.
+
+    Args:
+        model: `org/name`.
+        may_download: called with the bytes of the weights before any of them are fetched; what it
+            raises is raised here.
 
     Raises:
         ModelNotFound: the hub has no such repository.
@@ -130,6 +135,10 @@ def download(model: str) -> Path:
             model, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
         wanted = _wanted(model, info)
+        if may_download is not None:
+            may_download(
+                sum(file.size or 0 for file in wanted if folders.has_weights([file.rfilename]))
+            )
         for file in wanted:
             _fetch_large(model, info.sha or constants.DEFAULT_REVISION, file)
         names = [glob.escape(file.rfilename) for file in wanted]

@@ -32,6 +32,10 @@ from fledge.types import EmbedJob, Tokens, Vectors
 ATTENTION_COST = 3.0
 """How much dearer a multiply-add of attention is than one of a matmul, on the CPUs measured."""
 
+UNKNOWN_SHARE = 0.01
+"""Of a tokenizer's own tokens, those that the network may lack: a few unused ones are refused only
+where a text has them, and more say that the tokenizer belongs to another model."""
+
 WARM_UP_LENGTHS = (16, 64, 64)
 """The first packs the weights; the last one tells the speed, on a shape that was seen before."""
 
@@ -187,7 +191,14 @@ def _open_tokenizer(recipe: Recipe) -> Tokenizer:
     files = read_tokenizer(
         recipe.folder, model_type=recipe.model_type, do_lower_case=recipe.do_lower_case
     )
-    return Tokenizer(files, max_seq_length=recipe.max_seq_length)
+    tokenizer = Tokenizer(files, max_seq_length=recipe.max_seq_length)
+    known = recipe.shape.vocab_size
+    if tokenizer.own_vocab_size * (1 - UNKNOWN_SHARE) > known:
+        raise CorruptModel(
+            f"{recipe.folder}: the tokenizer has {tokenizer.own_vocab_size} tokens, but the "
+            f"network only {known}: it is another model's"
+        )
+    return tokenizer
 
 
 def _check_ids(encoded: Sequence[Encoded], vocab_size: int) -> None:

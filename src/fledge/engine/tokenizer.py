@@ -57,7 +57,13 @@ class _Look:
 
 
 class Tokenizer:
-    """One model's tokenizer. Safe for several threads: nothing about it changes after loading."""
+    """One model's tokenizer. Safe for several threads: nothing about it changes after loading.
+
+    Attributes:
+        max_seq_length: most tokens of one text.
+        vocab_size: every token's id is below it.
+        own_vocab_size: likewise, of those that were not added to it afterwards.
+    """
 
     def __init__(self, files: TokenizerFiles, *, max_seq_length: int) -> None:
         self._tokenizer = files.tokenizer
@@ -66,6 +72,8 @@ class Tokenizer:
         # not the number of tokens: their ids may have gaps
         ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1
+        own = self._tokenizer.get_vocab(with_added_tokens=False).values()
+        self.own_vocab_size = max(own, default=-1) + 1
         self._spare = SPARE_TOKENS + getattr(self._tokenizer.model, "max_input_chars_per_word", 0)
         self._prefix, self._suffix = self._special_tokens()
         if max_seq_length <= self._prefix + self._suffix:

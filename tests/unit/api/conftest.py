@@ -25,7 +25,7 @@ def serve() -> Iterator[Serve]:
 
         def start(backend: FakeBackend | None = None, **settings: Any) -> TestClient:
             chosen = Settings(**settings)
-            app = create_app(Service([backend or FakeBackend()], chosen), chosen)
+            app = create_app(Service.over([backend or FakeBackend()], chosen), chosen)
             client = TestClient(
                 app, base_url="http://127.0.0.1:8080", raise_server_exceptions=False
             )

@@ -21,6 +21,8 @@ EVERY_CLASS = [
 def an_error(kind: type[errors.FledgeError]) -> errors.FledgeError:
     if issubclass(kind, errors.Overloaded):
         return kind("busy", retry_after_s=2.25)
+    if issubclass(kind, errors.ModelLoading):
+        return kind("org/name", estimated_time_s=3.5)
     return kind("what happened at /secret/path")
 
 
@@ -83,7 +85,9 @@ def test_each_error_has_its_status_and_body(
         assert response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("kind", [errors.ComputeError, errors.CorruptModel, errors.SettingsError])
+@pytest.mark.parametrize(
+    "kind", [errors.ComputeError, errors.BackendUnavailable, errors.SettingsError]
+)
 def test_the_servers_own_faults_are_told_to_the_log_alone(
     serve: Serve, kind: type[errors.FledgeError], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,7 +119,7 @@ def test_coming_back_at_once_is_still_a_second_in_whole_seconds(serve: Serve) ->
 def test_a_503_is_never_fast_on_hugging_face_routes(serve: Serve) -> None:
     """The hub's JavaScript client repeats a 503 without a pause, about 900 times a second."""
     backend = FakeBackend()
-    backend.error = errors.ModelLoadError("no memory")
+    backend.error = errors.ModelLoadError("no memory", retry_after_s=9.5)
     client = serve(backend)
     started = time.monotonic()
     response = client.post("/", json={"inputs": "a"})

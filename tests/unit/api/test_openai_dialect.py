@@ -305,33 +305,3 @@ def test_more_rows_than_one_slice_of_rendering_come_in_order(serve: Serve) -> No
     assert [row["index"] for row in data] == list(range(200))
     last = backend.vector(backend._tokens(texts[-1], None).ids)
     assert np.array_equal(np.float32(data[-1]["embedding"]), last)
-
-
-def test_models_are_listed_with_and_without_the_prefix(serve: Serve) -> None:
-    client = serve(FakeBackend(fake_card(id="org/name")))
-    listed = client.get("/v1/models").json()
-    created = listed["data"][0].pop("created")
-    assert isinstance(created, int)
-    assert listed == {
-        "object": "list",
-        "data": [{"id": "org/name", "object": "model", "owned_by": "org"}],
-    }
-    assert client.get("/models").json()["data"][0]["id"] == "org/name"
-
-
-@pytest.mark.parametrize("path", ["/v1/models/org/name", "/models/org%2Fname", "/v1/models/NAME"])
-def test_one_model_is_found_by_any_of_its_names(serve: Serve, path: str) -> None:
-    client = serve(FakeBackend(fake_card(id="org/name")))
-    assert client.get(path).json()["id"] == "org/name"
-
-
-@pytest.mark.parametrize("path", ["/v1/models/other", "/models/other"])
-def test_an_unknown_model_is_not_found(serve: Serve, path: str) -> None:
-    response = serve().get(path)
-    assert response.status_code == 404
-    assert response.json()["error"] == {
-        "message": "the model 'other' is not served here; served: fledge/fake",
-        "type": "invalid_request_error",
-        "param": "model",
-        "code": "model_not_found",
-    }

@@ -58,7 +58,7 @@ class Connection:
 def run(scenario: Callable[[FakeBackend, Any], Awaitable[None]], **settings: Any) -> FakeBackend:
     backend = FakeBackend()
     chosen = Settings(**settings)
-    app = create_app(Service([backend], chosen), chosen)
+    app = create_app(Service.over([backend], chosen), chosen)
 
     async def main() -> None:
         await scenario(backend, app)
@@ -151,7 +151,7 @@ def test_a_backend_that_forgets_the_deadline_is_torn_down() -> None:
     async def main() -> None:
         settings = Settings(request_timeout_s=0.1)
         connection = Connection(
-            create_app(Service([Forgetful()], settings), settings), "/", b'{"inputs": "a"}'
+            create_app(Service.over([Forgetful()], settings), settings), "/", b'{"inputs": "a"}'
         )
         await connection.task
         assert connection.sent[0]["status"] == 504

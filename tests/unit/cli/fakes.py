@@ -39,13 +39,18 @@ class FakeTools(Tools):
         self.models = [(DEFAULT_MODEL, "the package", 87_400_000), ("other/model", "the cache", 0)]
 
     def load(self, settings: Settings) -> Model:
-        return Model(self.build_service(without_limits(settings)))
+        settings = without_limits(settings)
+        self._note(settings)
+        return Model(self.backend, settings)
 
     def build_service(self, settings: Settings) -> Service:
+        self._note(settings)
+        return Service.over([self.backend], settings)
+
+    def _note(self, settings: Settings) -> None:
         if self.error is not None:
             raise self.error
         self.loaded.append(settings)
-        return Service([self.backend], settings)
 
     def run_server(
         self, service: Service, settings: Settings, listener: socket.socket, greeting: str

@@ -35,7 +35,7 @@ from fledge.errors import (
     TooManyInputs,
 )
 from fledge.types import EmbedJob, EmbedResult, Item, Precision, Truncation, Vectors
-from tests.tiny import save_bert
+from tests.tiny import save_bert, save_tokenizer
 
 LIMIT = 128
 HIDDEN = 64
@@ -429,6 +429,10 @@ DAMAGE: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "values that overflow": (
         change_tensor("embeddings.LayerNorm.weight", lambda w: w + np.float32(3e38)),
         "not finite",
+    ),
+    "a tokenizer of another model": (
+        lambda folder: save_tokenizer(folder, 400),
+        "the tokenizer has 400 tokens, but the network only 300",
     ),
 }
 

@@ -1,0 +1,84 @@
+"""What requests see of a server that stops: new ones are refused, running ones end or are cut.
+
+Who stops the server turns the two switches of `Drain`; the sockets and the time are its affair.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fledge.api.errors import dialect_of_path, error_response
+from fledge.api.middleware.observe import REQUEST_ID
+from fledge.api.rendering import JsonResponse, dump
+from fledge.errors import Stopping
+
+
+@dataclass(slots=True)
+class Drain:
+    """How far stopping has come.
+
+    Attributes:
+        has_begun: requests that begin from now on are refused.
+        is_over: what is still running is cancelled, and its clients are told so.
+    """
+
+    has_begun: bool = False
+    is_over: bool = False
+
+
+class RefuseWhileDraining:
+    """Answers 503 and `Connection: close`, in the dialect of the path, while the server stops."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self.app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, as ASGI asks."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        has_started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal has_started
+            await send(message)
+            has_started = True
+
+        try:
+            if self._drain.has_begun:
+                await _take_body(scope, receive)
+                await _refusal(scope, "the server is stopping")(scope, receive, send_noting)
+            else:
+                await self.app(scope, receive, send_noting)
+        except asyncio.CancelledError:
+            if not self._drain.is_over:
+                raise
+            # Of an answer that has begun, the rest is missing: all that is left is to hang up.
+            if not has_started:
+                message = "the server stopped before this request was answered"
+                await _refusal(scope, message)(scope, receive, send)
+
+
+def _refusal(scope: Scope, message: str) -> Response:
+    response: Response
+    if scope["path"] == "/health":
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+        response = JsonResponse(dump({"status": "draining"}), status_code=status)
+    else:
+        dialect = dialect_of_path(scope["path"])
+        response = error_response(Stopping(message), dialect, scope[REQUEST_ID])
+    response.headers["connection"] = "close"
+    return response
+
+
+async def _take_body(scope: Scope, receive: Receive) -> None:
+    """Read the body and forget it: with bytes unread, closing would reset the connection, and
+    the client might never see its answer."""
+    if any(name == b"expect" for name, _ in scope["headers"]):
+        return  # it waits for leave to send one
+    while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+        pass

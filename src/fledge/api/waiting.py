@@ -1,0 +1,32 @@
+"""How long a Hugging Face request waits for a model that is not warm, as its client says.
+
+The header `x-wait-for-model` and `options.wait_for_model` were documented until April 2025 and are
+still sent; source: huggingface_hub 0.27 and @huggingface/inference 2, which retry a 503 with them.
+"""
+
+from typing import Any
+
+from fledge.api.runner import Call
+
+WAIT_HEADER = "x-wait-for-model"
+_YES = ("true", "1")
+_NO = ("false", "0")
+
+
+def patience_s(call: Call, options: Any) -> float:
+    """Seconds to wait: all that loading may take, none, or a moment where the client says nothing.
+
+    Not none in that case: an official client repeats a request that got a 503 without a pause, for
+    ever. Of the two places, the one that asks to wait wins.
+    """
+    body = options.get("wait_for_model") if isinstance(options, dict) else None
+    wishes = {_wish(call.headers.get(WAIT_HEADER)), _wish(body)}
+    if True in wishes:
+        return call.settings.load_timeout_s
+    return 0.0 if False in wishes else call.settings.cold_start_hold_s
+
+
+def _wish(value: Any) -> bool | None:
+    """What one place says; None: nothing that can be understood."""
+    word = str(value).strip().lower()
+    return True if word in _YES else False if word in _NO else None

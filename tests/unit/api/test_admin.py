@@ -1,0 +1,199 @@
+"""Admin routes: what they do, how they fail, and whom they refuse."""
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from fledge.errors import ModelGated, OutOfMemory
+from fledge.testing import FakeBackend
+from tests.unit.api.catalogue import Catalogue
+from tests.unit.api.conftest import Serve
+
+ROUTES = ("load", "unload", "pin", "unpin")
+
+
+@pytest.fixture
+def place() -> Catalogue:
+    return Catalogue()
+
+
+@pytest.fixture
+def client(place: Catalogue) -> TestClient:
+    return place.client()
+
+
+def refusal(response: Any) -> str:
+    assert response.status_code == 403, response.text
+    error = response.json()["error"]
+    assert (error["type"], error["code"]) == ("permission_error", "not_allowed")
+    message: str = error["message"]
+    return message
+
+
+def test_load_answers_with_the_entry_of_the_warm_model(
+    place: Catalogue, client: TestClient
+) -> None:
+    response = client.post("/admin/models/org/plain/load")
+    assert response.status_code == 200
+    assert response.json() == client.get("/v1/models/org/plain").json()
+    assert response.json()["status"] == "warm"
+    assert place.deployments.loads == ["org/plain"]
+
+
+def test_load_waits_until_the_model_is_warm(place: Catalogue) -> None:
+    place.deployments.hold()
+
+    async def main() -> None:
+        transport = httpx2.ASGITransport(place.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            loading = asyncio.create_task(client.post("/admin/models/org/plain/load"))
+            while (await client.get("/v1/models/plain")).json()["status"] != "loading":
+                assert not loading.done()
+                await asyncio.sleep(0)
+            place.deployments.release()
+            assert (await loading).json()["status"] == "warm"
+
+    asyncio.run(main())
+
+
+def test_without_waiting_load_answers_while_the_model_loads(
+    place: Catalogue, client: TestClient
+) -> None:
+    place.deployments.hold()
+    client.post("/admin/models/old-name/unload")
+    response = client.post("/admin/models/old-name/load?wait=false")
+    assert response.status_code == 202
+    assert response.json()["status"] == "loading"
+    assert response.json()["loading"] == {"stage": "building", "remaining_s": 5.0}
+    place.deployments.release()
+    assert client.get("/v1/models/old-name").json()["status"] == "warm"
+    again = client.post("/admin/models/old-name/load?wait=false")
+    assert (again.status_code, again.json()["status"]) == (200, "warm")
+
+
+@pytest.mark.parametrize("query", ["", "?wait=false"])
+def test_a_load_that_fails_at_once_is_answered_with_its_reason(
+    place: Catalogue, client: TestClient, query: str
+) -> None:
+    place.deployments.errors["org/plain"] = ModelGated("accept its terms first", retry_after_s=60)
+    response = client.post(f"/admin/models/org/plain/load{query}")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "60"
+    assert response.json()["error"] == {
+        "message": "accept its terms first",
+        "type": "server_error",
+        "param": None,
+        "code": "model_gated",
+    }
+    assert client.get("/v1/models/org/plain").json()["error"]["kind"] == "gated"
+
+
+def test_a_load_that_fails_later_is_told_in_the_listing(place: Catalogue) -> None:
+    place.deployments.errors["org/plain"] = OutOfMemory("too large by far")
+    place.deployments.hold()
+    with place.client() as client:
+        assert client.post("/admin/models/org/plain/load?wait=false").status_code == 202
+        place.deployments.release()
+        entry = client.get("/v1/models/org/plain").json()
+    assert (entry["status"], entry["error"]["kind"]) == ("failed", "out_of_memory")
+
+
+def test_unload_gives_the_memory_back(place: Catalogue, client: TestClient) -> None:
+    response = client.post("/admin/models/org/known/unload")
+    assert response.status_code == 200
+    assert (response.json()["status"], response.json()["memory_bytes"]) == ("cold", 0)
+    assert place.deployments.unloads == ["org/known"]
+
+
+def test_pins_show_in_the_entry(place: Catalogue, client: TestClient) -> None:
+    assert client.post("/admin/models/my-folder/pin").json()["pinned"] is True
+    assert client.get("/v1/models/my-folder").json()["pinned"] is True
+    assert client.post("/admin/models/my-folder/unpin").json()["pinned"] is False
+    assert place.deployments.pins == [("my-folder", True), ("my-folder", False)]
+    assert place.deployments.loads == []
+
+
+def test_a_model_that_cannot_leave_says_so(serve: Serve) -> None:
+    response = serve(FakeBackend()).post("/admin/models/fake/unload")
+    assert response.status_code == 400
+    assert "is here to stay" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_an_unknown_model_is_not_found(client: TestClient, route: str) -> None:
+    response = client.post(f"/admin/models/org/none/{route}")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+def test_parameters_are_checked_and_the_others_named(client: TestClient) -> None:
+    bad = client.post("/admin/models/org/plain/load?wait=soon")
+    assert bad.json()["error"]["message"] == "`wait` must be true or false, not 'soon'"
+    response = client.post("/admin/models/org/plain/pin?wait=false")
+    assert response.headers["x-fledge-ignored"] == "wait"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_server_that_others_reach_has_no_admin_without_a_key(route: str) -> None:
+    place = Catalogue(host="0.0.0.0", no_auth=True)  # noqa: S104 - nothing listens
+    message = refusal(place.client().post(f"/admin/models/org/known/{route}"))
+    assert message.startswith("admin routes need an admin key, and this server has none; bind it")
+    assert place.deployments.loads + place.deployments.unloads + place.deployments.pins == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "api.example.org"},
+        {"host": "api.example.org:8080"},
+        {"x-forwarded-for": "203.0.113.5"},
+        {"forwarded": "for=203.0.113.5"},
+    ],
+)
+def test_callers_behind_a_proxy_of_this_machine_are_refused(headers: dict[str, str]) -> None:
+    client = Catalogue(allowed_hosts=["api.example.org"]).client()
+    assert client.get("/v1/models", headers=headers).status_code == 200
+    message = refusal(client.post("/admin/models/org/known/unload", headers=headers))
+    assert "for callers on this machine" in message
+
+
+def test_a_name_that_is_none_is_refused_where_any_may_be_asked_for() -> None:
+    client = Catalogue(allowed_hosts=["*"]).client()
+    refusal(client.post("/admin/models/org/known/unload", headers={"host": "[x"}))
+
+
+@pytest.mark.parametrize("host", ["localhost:1", "127.0.0.2", "[::1]:8080"])
+def test_this_machine_has_several_names(client: TestClient, host: str) -> None:
+    response = client.post("/admin/models/org/known/pin", headers={"host": host})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://["])
+def test_a_page_of_another_origin_is_refused_even_where_any_may_embed(origin: str) -> None:
+    client = Catalogue(cors_allow_origins=["*"]).client()
+    headers = {"origin": origin}
+    assert client.get("/v1/models", headers=headers).status_code == 200
+    message = refusal(client.post("/admin/models/org/known/unload", headers=headers))
+    assert "may not call admin routes" in message
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin"),
+    [
+        ([], "http://127.0.0.1:8080"),
+        (["*"], "http://127.0.0.1:8080"),
+        (["*", "https://app.example"], "https://app.example"),
+        (["https://app.example"], "https://app.example"),
+    ],
+)
+def test_a_page_of_this_server_and_one_that_is_named_may(origins: list[str], origin: str) -> None:
+    client = Catalogue(cors_allow_origins=origins).client()
+    response = client.post("/admin/models/org/known/pin", headers={"origin": origin})
+    assert response.status_code == 200
+
+
+def test_a_get_changes_nothing(client: TestClient) -> None:
+    assert client.get("/admin/models/org/known/unload").status_code == 405
