@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from fledge.catalog.shipped import shipped_entries
 from fledge.cli.main import app
 from fledge.engine.architectures.registry import FAMILIES
 from fledge.engine.chain import ROUTERS
@@ -113,6 +114,33 @@ def modules() -> str:
             f"- activations of `Dense`: {_joined(DENSE_ACTIVATIONS)}",
         ]
     )
+
+
+def catalogue() -> str:
+    """The models of the shipped catalogue, in its order."""
+    rows = [
+        "| model | family | parameters | dimension | max tokens | languages | licence |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {f'**{one.id}**' if one.is_recommended else one.id} | {one.family} "
+        f"| {_count(one.parameters)} | {_known(one.dimension)} | {_known(one.max_seq_length)} "
+        f"| {', '.join(one.languages[:4])}{' ...' if len(one.languages) > 4 else ''} "
+        f"| {_known(one.license)} |"
+        for one in shipped_entries()
+    ]
+    return "\n".join(rows)
+
+
+def _known(value: object) -> object:
+    return "" if value is None else value
+
+
+def _count(parameters: int | None) -> str:
+    if parameters is None:
+        return ""
+    millions = parameters / 1e6
+    return f"{millions / 1000:.1f} B" if millions >= 1000 else f"{millions:.0f} M"
 
 
 def _joined(names: Any) -> str:

@@ -164,7 +164,7 @@ class Service:
         """
         path = item_path(request.field, is_single=request.is_single)
         check_inputs(request.inputs, path, request.field, self.settings.max_inputs_per_request)
-        async with self._running(request) as (backend, deadline):
+        async with self._running(request) as (backend, deadline, load_ms):
             card = backend.card
             prompt = self._prompt(card, request.prompt_choice, request.inputs)
             warnings = check_dimensions(card, request.dimensions, request.dimensions_field)
@@ -183,7 +183,7 @@ class Service:
                 # Token ids never get a prompt, so a list of nothing else had none.
                 prompt=prompt if any(isinstance(i, str) for i in request.inputs) else Prompt(),
                 warnings=warnings,
-                timings=result.timings,
+                timings=replace(result.timings, load_ms=load_ms),
             )
 
     async def compare(self, request: CompareRequest) -> CompareResponse:
@@ -198,7 +198,7 @@ class Service:
         limit = self.settings.max_inputs_per_request
         check_inputs([request.query], query_path, request.query_field, limit)
         check_inputs(request.documents, documents_path, request.documents_field, limit)
-        async with self._running(request) as (backend, deadline):
+        async with self._running(request) as (backend, deadline, load_ms):
             card = backend.card
             query_prompt = self._prompt(card, request.query_prompt_choice, [request.query], "query")
             document_prompt = self._prompt(
@@ -229,7 +229,7 @@ class Service:
                 truncated_count=sum(query.truncated) + sum(documents.truncated),
                 prompt=query_prompt,
                 warnings=(),
-                timings=documents.timings,
+                timings=replace(documents.timings, load_ms=load_ms),
             )
 
     async def aclose(self) -> None:
@@ -239,8 +239,8 @@ class Service:
     @asynccontextmanager
     async def _running(
         self, request: EmbedRequest | CompareRequest
-    ) -> AsyncIterator[tuple[Backend, float | None]]:
-        """The request's model, warm, and the time at which its answer is due.
+    ) -> AsyncIterator[tuple[Backend, float | None, float]]:
+        """The request's model, warm; when its answer is due; the milliseconds of waiting for it.
 
         The time that loading takes is not the request's own: it begins when the model is warm.
         """
@@ -248,15 +248,17 @@ class Service:
         patience_s = request.patience_s
         if patience_s is None:
             patience_s = self.settings.load_timeout_s
+        started = time.perf_counter()
         async with self._deployments.use(entry, patience_s=patience_s) as backend:
+            load_ms = (time.perf_counter() - started) * 1000
             self._catalog.add(entry)
             timeout_s = request.timeout_s
             if timeout_s is None:
-                yield backend, None
+                yield backend, None, load_ms
             else:
                 try:
                     async with asyncio.timeout(timeout_s + _GRACE_S):
-                        yield backend, time.monotonic() + timeout_s
+                        yield backend, time.monotonic() + timeout_s, load_ms
                 except TimeoutError:
                     raise DeadlineExceeded(
                         f"no answer within {timeout_s:g} s, the time-out of this server"

@@ -136,7 +136,8 @@ class Metrics:
         )
         self._stage_duration = Histogram(
             "fledge_stage_duration_seconds",
-            "Time of one request in a stage of the engine: tokenize, queue, compute.",
+            "Time of one request in a stage: load (until the model was warm), tokenize, queue, "
+            "compute.",
             ["model", "stage"],
             buckets=_DURATION_BUCKETS_S,
             registry=self._registry,
@@ -174,10 +175,11 @@ class Metrics:
         self, model: str, token_counts: Sequence[int], truncated_count: int, timings: Timings
     ) -> None:
         """Count what one request embedded. `model` is the id of a card."""
-        inputs, tokens, truncated, tokenize, queue, compute = self._of_model(model)
+        inputs, tokens, truncated, load, tokenize, queue, compute = self._of_model(model)
         inputs.inc(len(token_counts))
         tokens.inc(sum(token_counts))
         truncated.inc(truncated_count)
+        load.observe(timings.load_ms / 1000)
         tokenize.observe(timings.tokenize_ms / 1000)
         queue.observe(timings.queue_ms / 1000)
         compute.observe(timings.compute_ms / 1000)
@@ -202,12 +204,13 @@ class Metrics:
 
     def _find_of_model(
         self, model: str
-    ) -> tuple[Counter, Counter, Counter, Histogram, Histogram, Histogram]:
+    ) -> tuple[Counter, Counter, Counter, Histogram, Histogram, Histogram, Histogram]:
         """The numbers of one model, which are looked up once: labels cost more than counting."""
         return (
             self._inputs.labels(model),
             self._tokens.labels(model),
             self._truncated.labels(model),
+            self._stage_duration.labels(model, "load"),
             self._stage_duration.labels(model, "tokenize"),
             self._stage_duration.labels(model, "queue"),
             self._stage_duration.labels(model, "compute"),

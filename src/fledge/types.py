@@ -165,11 +165,16 @@ class EmbedJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where a job's time went, in milliseconds: the stages overlap between jobs, not within one."""
+    """Where a request's time went, in milliseconds. Stages overlap between requests, not in one.
+
+    Attributes:
+        load_ms: until the model was warm; next to nothing when it was already.
+    """
 
     tokenize_ms: float = 0.0
     queue_ms: float = 0.0
     compute_ms: float = 0.0
+    load_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from tests.servers import Server, serving
 from tests.tiny import save_bert
 
 MANY = 200
+RANDOM_S = 60
 LIMITS = httpx2.Limits(max_connections=MANY)
 
 
@@ -124,7 +126,7 @@ def test_a_client_that_leaves_does_not_cancel_the_load(models_dir: Path, tmp_pat
 
 
 def test_twenty_models_at_random_under_a_budget_for_three(
-    models_dir: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+    models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No error, never more than the budget, and every vector the model's own."""
     names = [f"small-{number:02}" for number in range(20)]
@@ -137,24 +139,23 @@ def test_twenty_models_at_random_under_a_budget_for_three(
     async def work(client: httpx2.AsyncClient) -> Counter[int]:
         first = {name: (await embed(client, name, **WAIT)).json() for name in names}
         statuses: Counter[int] = Counter()
-        end = time.monotonic() + 20
+        end = time.monotonic() + RANDOM_S
 
         async def caller(seed: int) -> None:
             choose = random.Random(seed)  # noqa: S311 - which model is no secret
             while time.monotonic() < end:
                 name = choose.choice(names)
-                state = (await client.get(f"/v1/models/{name}")).json()["status"]
                 started = time.perf_counter()
                 response = await embed(client, name, **WAIT)
                 statuses[response.status_code] += 1
-                if state == "warm":
+                if "x-load-time" not in response.headers:
                     warm_ms.append((time.perf_counter() - started) * 1000)
                 assert_close(response.json(), first[name])
 
         async def watcher() -> None:
             while time.monotonic() < end:
                 listing = (await client.get("/v1/models?status=warm,loading")).json()["data"]
-                seen.append(sum(one.get("memory_bytes", 0) for one in listing))
+                seen.append(sum(one["memory_bytes"] for one in listing if takes_memory(one)))
                 await asyncio.sleep(0.01)
 
         await asyncio.gather(watcher(), *(caller(seed) for seed in range(8)))
@@ -168,11 +169,19 @@ def test_twenty_models_at_random_under_a_budget_for_three(
     assert set(statuses) == {200}
     assert max(seen) <= budget
     warm_ms.sort()
-    record_property("requests", statuses.total())
-    record_property("p99_ms_of_warm", warm_ms[int(len(warm_ms) * 0.99)])
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{statuses.total()} requests, {len(warm_ms)} of them for warm models: p50 "
+            f"{warm_ms[len(warm_ms) // 2]:.1f} ms, p99 {warm_ms[int(len(warm_ms) * 0.99)]:.1f} ms\n"
+        )
 
 
 WAIT = {"x-wait-for-model": "true"}
+
+
+def takes_memory(one: dict[str, Any]) -> bool:
+    """Whether it is there or being built, rather than waiting for its turn."""
+    return one["status"] == "warm" or one["loading"]["stage"] == "building"
 
 
 async def memory_of(client: httpx2.AsyncClient, names: list[str]) -> list[int]:

@@ -159,7 +159,7 @@ OPENAI = Dialect("openai", _openai_body, lambda _: None, hold_503_s=0.0)
 def dialect_of_path(path: str) -> Dialect:
     """The dialect of a request that no route answers."""
     openai = path.startswith(("/v1/", "/admin/")) or path == "/embeddings"
-    return OPENAI if openai else HUGGING_FACE
+    return OPENAI if openai and path != "/v1/" else HUGGING_FACE
 
 
 def row_of(kind: type[FledgeError]) -> Row:

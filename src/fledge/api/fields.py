@@ -213,10 +213,12 @@ def compute_headers(character_count: int, answer: Answer, elapsed_s: float) -> d
     """What every dialect tells of the work, in the words of the hub's own servers.
 
     The first ones are those of hf-inference, whose time is in seconds; those that end in `-time`
-    beside it are text-embeddings-inference's, in whole milliseconds.
+    beside it are text-embeddings-inference's, in whole milliseconds, and `x-load-time`, which it
+    lacks, is there when the request had to wait for its model.
     """
     timings = answer.timings
-    return {
+    loading = {"x-load-time": str(round(timings.load_ms))} if timings.load_ms >= 1 else {}
+    return loading | {
         "x-compute-type": "cpu",
         "x-compute-time": f"{elapsed_s:.3f}",
         "x-compute-characters": str(character_count),

@@ -1,7 +1,9 @@
 """`fledge serve`: load, listen, answer until told to stop."""
 
 import json
+import os
 import shlex
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -51,6 +53,9 @@ def serve(  # noqa: PLR0913 - a parameter is a flag
         log_level=log_level,
     )
     check_exposure(settings)
+    # Nothing was accepted yet, so nothing is lost; as the first process of a container it would
+    # otherwise not be ended at all.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
     with bind(settings) as listener:
         tools = tools_of(context)
         started = time.monotonic()

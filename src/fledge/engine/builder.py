@@ -1,11 +1,12 @@
 """From an entry of the catalogue to a model in memory: found, given room, built.
 
-Models are found, and downloaded, several at once. They are built one after the other, in the order
-in which they were found: building takes all cores, and more memory than what remains of it.
+Several models are looked for at once, and several downloaded. They are built one after the other,
+in the order in which they were found: building takes all cores, and more memory than what remains.
 """
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,8 +19,15 @@ from fledge.engine.routes import RunningModel
 from fledge.errors import ModelLoadError
 from fledge.types import ModelEntry
 
-FINDERS = 4
-"""Models looked for, and downloaded, at once: more would only share the same connection."""
+LOOKUPS = 8
+"""Models looked for at once, on this machine and then on the hub: some may wait for its answer."""
+
+DOWNLOADS = 4
+"""Models downloaded at once: more would only share the same connection."""
+
+
+class _MustDownload(Exception):
+    """A model is not on this machine, and could be fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,8 @@ class Builder:
         self._memory = memory
         self._clock = clock
         self._aside = aside
-        self._finders = asyncio.Semaphore(FINDERS)
+        self._lookups = asyncio.Semaphore(LOOKUPS)
+        self._downloads = asyncio.Semaphore(DOWNLOADS)
         self._turn = asyncio.Lock()  # to build; first come, first served
 
     async def bring_up(self, load: Load) -> Built:
@@ -78,17 +87,33 @@ class Builder:
         Raises:
             Exception: whatever was wrong with it, and with the loader; mostly a `ModelLoadError`.
         """
-        async with self._finders:
-            load.enter("downloading", self._clock())
-            fits = self._residents.gate(load.entry.id)
-            find = partial(self._loader.find, load.entry, fits)
-            load.found = await self._aside("fledge-find", find)
+        load.found = await self._find(load)
         load.enter("waiting", self._clock())
         async with self._turn:
             charge = Charge(load.entry.id)
             await self._residents.make_room(charge, load.found.needed_bytes)
             load.enter("building", self._clock())
             return await self._build(load.found, charge)
+
+    async def _find(self, load: Load) -> Found:
+        """Find a model, in two calls if it has to be downloaded.
+
+        So a model that is on this machine never waits behind the downloads of others.
+        """
+        entry = load.entry
+        fits = self._residents.gate(entry.id)
+
+        def stop(needed_bytes: int) -> None:
+            fits(needed_bytes)
+            raise _MustDownload
+
+        with suppress(_MustDownload):
+            async with self._lookups:
+                return await self._aside("fledge-find", partial(self._loader.find, entry, stop))
+        async with self._downloads:
+            load.enter("downloading", self._clock())
+            find = partial(self._loader.find, entry, self._residents.gate(entry.id))
+            return await self._aside("fledge-find", find)
 
     async def _build(self, found: Found, charge: Charge) -> Built:
         began_s, limit_s = self._clock(), self._options.longest_build_s

@@ -3,7 +3,7 @@
 For one event loop, which alone touches the state that is here; what blocks runs in threads beside
 it. A load belongs to no caller: whoever waits for it may leave, and it goes on.
 
-    cold -> loading (waiting, downloading, waiting for its turn and for room, building) -> warm
+    cold -> loading (looked for, downloading, waiting for its turn and for room, building) -> warm
     warm -> leaving, for as long as requests still hold it: cold to everybody else -> cold
     loading -> failed, for as long as the failure is remembered -> loading
 """
@@ -194,7 +194,9 @@ class Lifecycle:
     def problems(self) -> Mapping[str, str]:
         """The models whose backend has died, and why. One that did not load is not among them."""
         healths = {one.id: one.model.health() for one in self._residents.staying}
-        return {name: one.reason or one.state for name, one in healths.items() if one.state == "failed"}
+        return {
+            name: one.reason or one.state for name, one in healths.items() if one.state == "failed"
+        }
 
     def sweep(self) -> None:
         """Let those go that nobody has used for as long as they are kept. A timer does it, too."""
@@ -298,9 +300,9 @@ class Lifecycle:
             built = task.result()
             resident = self._resident(slot, built.model, built.charge)
             slot.resident, slot.card, slot.build_s = resident, built.model.card, built.seconds
+            self._residents.arrive(resident, holds=load.answer(resident))
             self._times.learn(built.size_bytes, built.seconds)
             self._note_loaded(load.entry, built, load.began_s)
-            self._residents.arrive(resident, holds=load.answer(resident))
             if self._is_closing:
                 self._residents.leave(resident, STOPPING)
 
@@ -331,8 +333,7 @@ class Lifecycle:
         return slot.failure
 
     def _left(self, resident: Resident, why: str) -> None:
-        slot = self._slots.find(resident.id)
-        if slot and slot.resident is resident:
+        if slot := self._slots.find(resident.id):
             slot.resident = None
         log.info("unloaded %s (%s)", resident.id, why)
         self._observer.on_unload(resident.id)

@@ -29,8 +29,8 @@ class Load:
         stage: what it is at.
         stage_began_s: since when.
         found: its files, once they are found.
-        waiters: a future for each caller; it gets the model, held for that caller already, so that
-            it cannot leave before the caller has seen it.
+        waiters: a future for each caller who still waits; it gets the model, held for that caller
+            already, so that it cannot leave before the caller has seen it.
         task: the loading itself; it ends when the waiters have been answered.
     """
 
@@ -61,20 +61,14 @@ class Load:
 
     def answer(self, resident: Resident) -> int:
         """Give the model to everybody who still waits, and say to how many."""
-        waiting = self._left_waiting()
-        for waiter in waiting:
+        for waiter in self.waiters:
             waiter.set_result(resident)
-        return len(waiting)
+        return len(self.waiters)
 
     def refuse(self, error: Callable[[], FledgeError]) -> None:
         """Give everybody who still waits an error of their own."""
-        for waiter in self._left_waiting():
+        for waiter in self.waiters:
             waiter.set_exception(error())
-
-    def _left_waiting(self) -> "list[asyncio.Future[Resident]]":
-        waiting = [waiter for waiter in self.waiters if not waiter.done()]
-        self.waiters.clear()
-        return waiting
 
 
 class LoadTimes:

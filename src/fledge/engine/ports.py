@@ -42,8 +42,9 @@ class Loader(Protocol):
 
         Args:
             entry: the model.
-            fits: called with the bytes of memory that the model will take, as soon as they are
-                known and before a download; raises `OutOfMemory` where there will never be so many.
+            fits: called before a download, and only then, with the bytes of memory that the model
+                will take. What it raises ends the matter and must get through: `OutOfMemory`
+                where there will never be so many, or something else to have it done later.
 
         Raises:
             ModelLoadError: there are none, or they cannot be had.

@@ -159,14 +159,13 @@ class Residents:
             The check, for any thread. It raises `OutOfMemory`, with what is needed and what there
             is.
         """
-        staying = [one for one in self._staying if one.is_pinned or not may_evict]
-        stuck = [one for one in self._charges if one.fate == "stuck"]
-        kept = {
-            "pinned ones keep" if may_evict else "those loaded before it keep": [
-                one.charge for one in staying
-            ],
-            "those that do not end keep": stuck,
-        }
+        if may_evict:
+            kept = {
+                "pinned ones keep": [one.charge for one in self._staying if one.is_pinned],
+                "those that do not end keep": [c for c in self._charges if c.fate == "stuck"],
+            }
+        else:
+            kept = {"those before it keep": list(self._charges)}
         return partial(_check, model_id, self._options.budget_bytes, kept)
 
     async def make_room(self, charge: Charge, needed_bytes: int) -> None:
@@ -228,14 +227,14 @@ class Residents:
             return
         due_s = resident.last_used_s + resident.keep_alive_s
         if self._timer is None or due_s < self._timer_due_s:
-            self.stop_sweeping()
+            self._stop_timer()
             delay_s = max(0.0, due_s - self._clock())
             self._timer_due_s = due_s
             self._timer = asyncio.get_running_loop().call_later(delay_s, self.sweep)
 
     def sweep(self) -> None:
         """Let those go that nobody has used for as long as they are kept. Called by a timer."""
-        self.stop_sweeping()
+        self._stop_timer()
         for resident in self.staying:
             idle_s = self._clock() - resident.last_used_s
             is_due = 0 <= resident.keep_alive_s <= idle_s
@@ -244,8 +243,7 @@ class Residents:
             else:
                 self._sweep_for(resident)
 
-    def stop_sweeping(self) -> None:
-        """Take back the timer."""
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -323,7 +321,6 @@ class Residents:
 
     def all_leave(self, why: str) -> None:
         """Have every model leave when its last user has gone."""
-        self.stop_sweeping()
         for resident in self.staying:
             self.leave(resident, why)
 

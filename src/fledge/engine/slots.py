@@ -1,7 +1,7 @@
 """What is known of each model, running or not."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fledge.engine.failures import Failure
 from fledge.engine.loads import Load
@@ -48,40 +48,43 @@ class Slot:
             estimate_s: about how long building it takes.
             estimate_bytes: the memory that it takes, as far as its entry tells.
         """
-        status = Status(
-            state="cold",
-            card=self.card,
-            is_pinned=self.is_pinned,
-            users=self.resident.users if self.resident else 0,
-        )
+        card, is_pinned = self.card, self.is_pinned
+        users = self.resident.users if self.resident else 0
         if resident := self.warm:
             health = resident.model.health()
             is_dead = health.state == "failed"
-            return replace(
-                status,
+            return Status(
                 state="failed" if is_dead else "warm",
+                card=card,
                 failure="unknown" if is_dead else None,
                 reason=health.reason,
                 memory_bytes=resident.charge.bytes,
-                idle_s=0.0 if resident.users else now_s - resident.last_used_s,
+                is_pinned=is_pinned,
+                users=users,
+                idle_s=0.0 if users else now_s - resident.last_used_s,
             )
         if load := self.load:
-            return replace(
-                status,
+            return Status(
                 state="loading",
+                card=card,
                 stage=load.stage,
                 remaining_s=load.remaining_s(estimate_s, now_s),
                 memory_bytes=load.found.needed_bytes if load.found else estimate_bytes,
+                is_pinned=is_pinned,
+                users=users,
             )
         if failure := self.failure:
-            return replace(
-                status,
+            return Status(
                 state="failed",
+                card=card,
                 failure=failure.kind,
                 reason=failure.reason,
                 retry_in_s=max(0.0, failure.until_s - now_s),
+                is_pinned=is_pinned,
             )
-        return replace(status, remaining_s=estimate_s)
+        return Status(
+            state="cold", card=card, remaining_s=estimate_s, is_pinned=is_pinned, users=users
+        )
 
 
 class Slots:
@@ -97,9 +100,6 @@ class Slots:
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(list(self._by_id.values()))
-
-    def __len__(self) -> int:
-        return len(self._by_id)
 
     def find(self, model_id: str) -> Slot | None:
         """A model's slot, if anything is known of it."""

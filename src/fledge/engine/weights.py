@@ -177,7 +177,9 @@ def _convert(parts: Sequence[Part], precision: StoredPrecision, path: Path) -> N
     Two processes may do this at once; both write the same bytes, and the later move wins.
     """
     conversions = [
-        _conversion(weight, source, precision) for part in parts for weight, source in _match(part)
+        _conversion(weight, source, precision)
+        for part in parts
+        for weight, source in find_weights(part)
     ]
     # larger items first, so that every tensor is aligned to its item size
     plan = sorted(
@@ -209,8 +211,12 @@ def _remove_abandoned(folder: Path) -> None:
                 path.unlink()
 
 
-def _match(part: Part) -> Iterator[tuple[Weight, Located]]:
-    """Find each weight of a table under any spelling that its checkpoint may use."""
+def find_weights(part: Part) -> Iterator[tuple[Weight, Located]]:
+    """Find each weight of a table under any spelling that its checkpoint may use.
+
+    Raises:
+        CorruptModel: one is missing; and whatever `locate` raises.
+    """
     tensors = locate(part.folder)
     for weight in part.weights:
         for name in _spellings(weight.source, part.prefix):

@@ -66,15 +66,15 @@ class FakeAside:
         while self.waiting(name):
             self.let_one_go(name)
 
-    def let_one_go(self, name: str, index: int = 0) -> None:
-        """Let one of the waiting calls happen: the oldest, unless another is chosen."""
-        call = [call for call in self._waiting if call[0] == name][index]
+    def let_one_go(self, name: str | None = None, index: int = 0) -> None:
+        """Let one of the waiting calls happen, of that name or of any: the oldest, if not said."""
+        call = [call for call in self._waiting if name in (None, call[0])][index]
         self._waiting.remove(call)
         call[1]()
 
-    def waiting(self, name: str) -> int:
-        """How many calls of that name have not happened yet."""
-        return sum(one == name for one, _ in self._waiting)
+    def waiting(self, name: str | None = None) -> int:
+        """How many calls of that name, or of any, have not happened yet."""
+        return sum(name in (None, one) for one, _ in self._waiting)
 
 
 class FakeModel(FakeBackend):
@@ -107,7 +107,8 @@ class FakeLoader:
     """Finds every model and loads it, unless told otherwise.
 
     How to use it:
-        - Put a `Size` into `sizes` for models that are not like the others.
+        - Put a `Size` into `sizes` for models that are not like the others, and an id into `away`
+          for one that must be downloaded.
         - Put an error into `find_errors`, `load_errors` or `close_errors` to make it be raised.
         - Read `found`, `tried`, `loaded` and `closed` to see what happened, in order: `tried` has
           the builds that failed, too.
@@ -120,6 +121,7 @@ class FakeLoader:
 
     def __init__(self) -> None:
         self.sizes: dict[str, Size] = {}
+        self.away: set[str] = set()
         self.find_errors: dict[str, BaseException] = {}
         self.load_errors: dict[str, BaseException] = {}
         self.close_errors: dict[str, Exception] = {}
@@ -139,9 +141,10 @@ class FakeLoader:
         return self.size(entry.id).estimate
 
     def find(self, entry: ModelEntry, fits: Callable[[int], None]) -> Found:
-        self.found.append(entry.id)
         size = self.size(entry.id)
-        fits(size.needed)
+        if entry.id in self.away:
+            fits(size.needed)
+        self.found.append(entry.id)
         if error := self.find_errors.get(entry.id):
             raise error
         folder = ModelFolder(Path("/models") / entry.id, entry.id, "abc", "a test")
@@ -280,3 +283,10 @@ async def settle() -> None:
     """Let everything happen that can happen without the test."""
     for _ in range(60):
         await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    """Let the loop run until something holds, and not a moment longer."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0)

@@ -1,11 +1,10 @@
 """The budget: who leaves for whom, who never does, and that nobody waits for ever."""
 
 import asyncio
-import logging
 
 import pytest
 
-from fledge.engine.builder import FINDERS
+from fledge.engine.builder import DOWNLOADS, LOOKUPS
 from fledge.errors import OutOfMemory
 from tests.unit.engine.lifecycle_fakes import (
     FIND,
@@ -17,6 +16,7 @@ from tests.unit.engine.lifecycle_fakes import (
     entry,
     held,
     settle,
+    until,
 )
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +90,15 @@ async def test_an_idle_model_leaves_before_one_in_use_that_was_used_longer_ago()
     await a.let_go()
 
 
+async def test_an_idle_model_leaves_before_one_in_use_also_when_the_fair_time_is_over() -> None:
+    world = World(budget_bytes=20 * MB, fair_wait_s=0.0)
+    a = await held(world, "a")
+    await world.touch("b", "c")
+    assert world.loader.closed == ["b"]
+    assert world.state("a") == "warm"
+    await a.let_go()
+
+
 async def test_after_a_fair_time_a_model_that_is_never_idle_takes_no_new_users_and_leaves() -> None:
     world = World(budget_bytes=20 * MB, fair_wait_s=0.01)
     first = await held(world, "a")
@@ -97,8 +106,7 @@ async def test_after_a_fair_time_a_model_that_is_never_idle_takes_no_new_users_a
     b = await held(world, "b")
     waiting = Holding(world, "big")
     world.loader.sizes["big"] = Size(needed=20 * MB)
-    while world.state("b") == "warm":
-        await asyncio.sleep(0.001)
+    await until(lambda: world.state("b") == "cold")
     newcomer = Holding(world, "a")  # it was used longer ago, so it has to leave as well
     await settle()
     assert first.is_in
@@ -120,14 +128,25 @@ async def test_only_as_many_models_in_use_must_leave_as_are_needed() -> None:
     world = World(budget_bytes=30 * MB, fair_wait_s=0.01)
     users = [await held(world, name) for name in "abc"]
     waiting = Holding(world, "d")
-    while world.state("a") == "warm":
-        await asyncio.sleep(0.001)
+    await until(lambda: world.state("a") == "cold")
     await settle()
     assert [world.state(name) for name in "abc"] == ["cold", "warm", "warm"]
     for one in users:
         await one.let_go()
     await settle()
     assert world.loader.closed == ["a"]
+    await waiting.let_go()
+
+
+async def test_of_models_in_use_the_one_whose_last_user_came_longest_ago_must_leave() -> None:
+    world = World(budget_bytes=20 * MB, fair_wait_s=0.0)
+    users = [await held(world, name) for name in "aba"]
+    waiting = Holding(world, "c")
+    await settle()
+    assert (world.state("a"), world.state("b")) == ("warm", "cold")
+    for one in users:
+        await one.let_go()
+    await settle()
     await waiting.let_go()
 
 
@@ -162,11 +181,32 @@ async def test_a_model_that_can_never_fit_is_refused_at_once_with_both_numbers()
 
 async def test_it_is_refused_before_a_download_where_the_hub_tells_its_size() -> None:
     world = World(budget_bytes=30 * MB)
+    world.loader.away.add("big")
     world.loader.sizes["big"] = Size(needed=40 * MB)
     with pytest.raises(OutOfMemory, match=r"40\.0 MB.*30\.0 MB"):
         await world.touch("big")
-    assert world.loader.loaded == []
+    assert world.loader.found == []
     assert world.lifecycle.status(entry("big")).failure == "out_of_memory"
+
+
+async def test_it_is_refused_at_once_also_while_others_are_being_downloaded() -> None:
+    world = World(budget_bytes=30 * MB)
+    names = [f"m{number}" for number in range(DOWNLOADS)]
+    world.loader.away.update([*names, "big"])
+    world.loader.sizes["big"] = Size(needed=40 * MB)
+    world.aside.hold(FIND)
+    waiting = [Holding(world, name) for name in names]
+    await settle()
+    for _ in names:
+        world.aside.let_one_go(FIND)
+    big = Holding(world, "big")
+    await settle()
+    assert world.aside.waiting(FIND) == DOWNLOADS + 1
+    world.aside.let_one_go(FIND, -1)
+    with pytest.raises(OutOfMemory):
+        await big.task
+    for one in waiting:
+        one.task.cancel()
 
 
 async def test_pinned_models_in_memory_are_not_there_for_others_and_the_refusal_names_them() -> (
@@ -277,19 +317,6 @@ async def test_memory_of_a_failed_build_is_free_for_the_next() -> None:
     await world.touch("b")
 
 
-async def test_a_model_whose_close_fails_counts_as_free_and_the_load_for_which_it_left_goes_on(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    world = World(budget_bytes=10 * MB)
-    await world.touch("a")
-    world.loader.close_errors["a"] = RuntimeError("the driver is gone")
-    await world.touch("b")
-    (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
-    assert "unloading a failed" in record.getMessage()
-    assert world.lifecycle.charged_bytes == 10 * MB
-    await world.touch("a")
-
-
 async def test_a_load_that_fails_after_others_left_for_it_leaves_the_room_to_the_next() -> None:
     world = World(budget_bytes=20 * MB)
     await world.touch("a", "b")
@@ -299,32 +326,6 @@ async def test_a_load_that_fails_after_others_left_for_it_leaves_the_room_to_the
         await world.touch("big")
     assert world.loader.closed == ["a", "b"]
     await world.touch("a", "b")
-
-
-async def test_a_model_that_does_not_end_keeps_its_memory_and_nobody_waits_for_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    world = World(budget_bytes=20 * MB, longest_close_s=0.01)
-    await world.touch("a")
-    world.aside.hold(UNLOAD)
-    assert (await world.lifecycle.unload(entry("a"))).state == "cold"
-    assert "unloading a does not end" in caplog.text
-    assert world.lifecycle.charged_bytes == 10 * MB
-    world.loader.sizes["big"] = Size(needed=20 * MB)
-    with pytest.raises(OutOfMemory, match=r"those that do not end keep 10\.0 MB of that \(a\)"):
-        await world.touch("big")
-    await world.touch("a")  # beside its old self
-    world.aside.let_go(UNLOAD)
-    await settle()
-    assert world.lifecycle.charged_bytes == 10 * MB
-
-
-async def test_a_load_that_waits_for_a_model_that_does_not_end_is_refused() -> None:
-    world = World(budget_bytes=10 * MB, longest_close_s=0.01)
-    await world.touch("a")
-    world.aside.hold(UNLOAD)
-    with pytest.raises(OutOfMemory, match="those that do not end keep"):
-        await world.touch("b")
 
 
 async def test_a_model_that_is_loaded_again_waits_for_its_last_run_to_end() -> None:
@@ -347,7 +348,7 @@ async def test_a_model_that_is_loaded_again_waits_for_its_last_run_to_end() -> N
 async def test_finders_that_are_refused_make_room_for_others() -> None:
     world = World(budget_bytes=10 * MB)
     world.aside.hold(FIND)
-    names = [f"m{number}" for number in range(FINDERS)]
+    names = [f"m{number}" for number in range(LOOKUPS)]
     for name in names:
         world.loader.find_errors[name] = OSError(12, "Cannot allocate memory")
     waiting = [Holding(world, name) for name in [*names, "last"]]

@@ -1,13 +1,14 @@
 """Whatever callers, operators, files and threads do, in whatever order: the rules hold."""
 
 import asyncio
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.engine.builder import FINDERS
+from fledge.engine.builder import DOWNLOADS, LOOKUPS
 from fledge.errors import BackendUnavailable, CorruptModel, ModelLoadError, ModelLoading
 from tests.unit.engine.lifecycle_fakes import (
     BUILD,
@@ -22,7 +23,7 @@ from tests.unit.engine.lifecycle_fakes import (
 )
 
 BUDGET = 30 * MB
-MODELS = st.sampled_from("abcde")
+NAMES = "abcd"
 KINDS = (FIND, BUILD, UNLOAD)
 ANSWERS = (ModelLoading, ModelLoadError, asyncio.CancelledError)
 """What a request may end with, other than a vector."""
@@ -48,7 +49,6 @@ class LetGo:
 class Happen:
     """Something that blocks ends: a thread comes back."""
 
-    kind: str
     index: int
 
 
@@ -69,38 +69,34 @@ class Break:
 
 @dataclass(frozen=True)
 class Pass:
+    """Time passes."""
+
     seconds: float
 
 
 @dataclass(frozen=True)
-class Turn:
-    """The event loop runs a little, so that steps fall between any two of its callbacks."""
-
-    count: int
-
-
-@dataclass(frozen=True)
 class Stop:
-    pass
+    """The server is told to stop."""
 
 
-Step: TypeAlias = Use | LetGo | Happen | Operate | Break | Pass | Turn | Stop
+Step: TypeAlias = Use | LetGo | Happen | Operate | Break | Pass | Stop
 
+MODELS = st.sampled_from(NAMES)
 INDEXES = st.integers(0, 5)
-STEPS = st.lists(
-    st.one_of(
-        st.builds(Use, MODELS, st.sampled_from([0.0, 1000.0])),
-        st.builds(Use, MODELS, st.just(1000.0)),
-        st.builds(LetGo, INDEXES, st.booleans()),
-        st.builds(Happen, st.sampled_from(KINDS), INDEXES),
-        st.builds(Operate, MODELS, st.sampled_from(["load", "unload", "pin", "unpin"])),
-        st.builds(Break, MODELS, st.sampled_from(["find", "load", "close"]), st.booleans()),
-        st.builds(Pass, st.sampled_from([1.0, 100.0, 1000.0])),
-        st.builds(Turn, st.integers(1, 5)),
-        st.builds(Turn, st.just(40)),
-    ),
-    max_size=60,
+STEP = st.one_of(
+    st.builds(Use, MODELS, st.sampled_from([0.0, 1000.0])),
+    st.builds(Use, MODELS, st.just(1000.0)),
+    st.builds(LetGo, INDEXES, st.booleans()),
+    st.builds(Happen, INDEXES),
+    st.builds(Happen, st.just(0)),
+    st.builds(Operate, MODELS, st.sampled_from(["load", "unload", "pin", "unpin"])),
+    st.builds(Break, MODELS, st.sampled_from(["find", "load", "close"]), st.booleans()),
+    st.builds(Pass, st.sampled_from([1.0, 100.0, 1000.0])),
 )
+TURNS = st.sampled_from([0, 1, 2, 5, 40, 40, 40])
+"""How often the loop runs after a step, so that the next may fall between any two callbacks."""
+
+STEPS = st.lists(st.tuples(STEP, TURNS), min_size=5, max_size=60)
 SIZES = st.builds(
     Size,
     estimate=st.sampled_from([None, 5 * MB]),
@@ -112,24 +108,25 @@ SIZES = st.builds(
 class Run:
     """A world in which steps are taken, and looked at after each."""
 
-    def __init__(self, sizes: list[Size], keep_alive_s: float, fair_wait_s: float) -> None:
-        self.world = World(budget_bytes=BUDGET, keep_alive_s=keep_alive_s, fair_wait_s=fair_wait_s)
-        self.world.loader.sizes = dict(zip("abcde", sizes, strict=True))
-        for kind in KINDS:
+    def __init__(self, sizes: list[Size], away: Set[str], held: Set[str], **options: float) -> None:
+        self.world = World(budget_bytes=BUDGET, **options)
+        self.world.loader.away.update(away)
+        self.world.loader.sizes = dict(zip(NAMES, sizes, strict=True))
+        for kind in held:
             self.world.aside.hold(kind)
         self.requests: list[Holding] = []
         self.calls: list[asyncio.Task[object]] = []
 
-    async def take(self, step: Step) -> None:
+    async def take(self, step: Step, turns: int = 0) -> None:
         world = self.world
         match step:
             case Use(model, patience_s):
                 self.requests.append(Holding(world, model, patience_s=patience_s))
             case LetGo(index, is_cancelled) if self.requests:
-                request = self.requests[index % len(self.requests)]
+                request = self.requests[-1 - index % len(self.requests)]
                 request.task.cancel() if is_cancelled else request.begin_to_let_go()
-            case Happen(kind, index) if waiting := world.aside.waiting(kind):
-                world.aside.let_one_go(kind, index % waiting)
+            case Happen(index) if waiting := world.aside.waiting():
+                world.aside.let_one_go(index=index % waiting)
             case Operate(model, what):
                 self.operate(model, what)
             case Break(model, what, is_broken):
@@ -140,13 +137,12 @@ class Run:
             case Pass(seconds):
                 world.clock.now_s += seconds
                 world.lifecycle.sweep()
-            case Turn(count):
-                for _ in range(count):
-                    await asyncio.sleep(0)
-                    self.check()
             case Stop():
                 self.calls.append(asyncio.create_task(world.lifecycle.aclose()))
         self.check()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+            self.check()
 
     def operate(self, model: str, what: str) -> None:
         lifecycle = self.world.lifecycle
@@ -162,9 +158,9 @@ class Run:
         world = self.world
         assert 0 <= world.lifecycle.charged_bytes <= BUDGET
         assert world.aside.waiting(BUILD) <= 1
-        assert world.aside.waiting(FIND) <= FINDERS
+        assert world.aside.waiting(FIND) <= LOOKUPS + DOWNLOADS
         assert world.loader.most_at_once <= 1
-        for model in "abcde":
+        for model in NAMES:
             status = world.lifecycle.status(entry(model))
             assert status.state != "warm" or not world.loader.models[model].is_closed
             assert status.users >= 0
@@ -190,10 +186,10 @@ class Run:
         world = self.world
         world.loader.find_errors.clear()
         world.loader.load_errors.clear()
-        for model in "abcde":
+        for model in NAMES:
             world.lifecycle.pin(entry(model), is_pinned=False)
         await settle()
-        assert not any(world.lifecycle.status(entry(model)).users for model in "abcde")
+        assert not any(world.lifecycle.status(entry(model)).users for model in NAMES)
         for model, size in world.loader.sizes.items():
             if max(size.needed, size.taken or 0) <= BUDGET:
                 await asyncio.wait_for(world.lifecycle.load(entry(model)), TIMEOUT_S)
@@ -207,8 +203,10 @@ class Run:
 
 RUNS = st.builds(
     Run,
-    st.lists(SIZES, min_size=5, max_size=5),
-    keep_alive_s=st.sampled_from([-1.0, 0.0, 50.0]),
+    st.lists(SIZES, min_size=len(NAMES), max_size=len(NAMES)),
+    st.sets(MODELS),
+    st.sets(st.sampled_from(KINDS)),
+    keep_alive_s=st.sampled_from([-1.0, -1.0, 0.0, 50.0]),
     fair_wait_s=st.sampled_from([0.0, 10.0**6]),
 )
 
@@ -216,11 +214,11 @@ RUNS = st.builds(
 @settings(max_examples=150)
 @given(RUNS, STEPS)
 def test_the_budget_holds_nothing_in_use_is_closed_and_everybody_is_answered(
-    run: Run, steps: list[Step]
+    run: Run, steps: list[tuple[Step, int]]
 ) -> None:
     async def scenario() -> None:
-        for step in steps:
-            await run.take(step)
+        for step, turns in steps:
+            await run.take(step, turns)
         await run.everybody_is_answered()
         await run.all_is_well_again()
         await run.nothing_is_left()
@@ -228,14 +226,14 @@ def test_the_budget_holds_nothing_in_use_is_closed_and_everybody_is_answered(
     asyncio.run(scenario())
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(RUNS, STEPS, STEPS)
 def test_stopping_in_the_middle_of_it_all_ends_well(
-    run: Run, before: list[Step], after: list[Step]
+    run: Run, before: list[tuple[Step, int]], after: list[tuple[Step, int]]
 ) -> None:
     async def scenario() -> None:
-        for step in (*before, Stop(), *after):
-            await run.take(step)
+        for step, turns in (*before, (Stop(), 0), *after):
+            await run.take(step, turns)
         await run.everybody_is_answered(BackendUnavailable)
         await run.nothing_is_left()
 
