@@ -9,13 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import save_bert
+
 BIN = Path(sys.executable).parent
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="session")
 def environment(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """As on a machine that has never seen a model: nothing cached, no network needed."""
+    """As on a machine that has seen no model but one, and that without the network.
+
+    The one is where the README's `BAAI/bge-small-en-v1.5` would be: a small random model in its
+    place, so that the line can be run as it is.
+    """
     home = tmp_path_factory.mktemp("home")
+    repository = home / "huggingface" / "hub" / "models--BAAI--bge-small-en-v1.5"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    save_bert(repository / "snapshots" / COMMIT)
     return {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_the_shell_lines_work_in_their_order(
 
         done = subprocess.run(
             ["bash", "-c", pasted],
-            env=environment,
+            env={**environment, "FLEDGE_PORT": str(urlsplit(server_url).port)},
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -67,12 +67,10 @@ class Failure:
 
 def classify(error: BaseException) -> FailureKind:
     """The kind of a failure: by the class of the error, or of the first telling one behind it."""
-    reason: BaseException | None = error
-    while reason is not None:
-        if kind := _kind(reason):
-            return kind
-        reason = reason.__cause__
-    return "unknown"
+    reasons = [error]
+    while (cause := reasons[-1].__cause__) is not None and cause not in reasons:
+        reasons.append(cause)
+    return next((kind for reason in reasons if (kind := _kind(reason))), "unknown")
 
 
 def _kind(error: BaseException) -> FailureKind | None:

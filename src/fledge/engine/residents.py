@@ -223,7 +223,7 @@ class Residents:
 
     def _sweep_for(self, resident: Resident) -> None:
         """See to it that `sweep` is called when this one is due, if not before."""
-        if resident.is_pinned or resident.keep_alive_s < 0:
+        if resident.users or resident.is_pinned or resident.keep_alive_s < 0:
             return
         due_s = resident.last_used_s + resident.keep_alive_s
         if self._timer is None or due_s < self._timer_due_s:

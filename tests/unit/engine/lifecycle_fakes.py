@@ -175,12 +175,14 @@ class FakeLoader:
 
 
 class FakeClock:
-    """Stands still until it is put forward."""
+    """Stands still until it is put forward, and counts how often it was looked at."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
+        self.looks = 0
 
     def __call__(self) -> float:
+        self.looks += 1
         return self.now_s
 
 

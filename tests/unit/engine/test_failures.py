@@ -54,6 +54,12 @@ def test_the_kind_of_a_failure_is_that_of_its_class(error: Exception, kind: Fail
     assert classify(error) == kind
 
 
+def test_an_error_that_is_its_own_cause_has_a_kind_all_the_same() -> None:
+    error = ModelLoadError("x")
+    error.__cause__ = error
+    assert classify(error) == "unknown"
+
+
 def test_every_kind_has_a_cool_down_and_a_class_of_its_own() -> None:
     kinds = set(get_args(FailureKind))
     assert set(COOL_DOWN_S) == set(ERRORS) == kinds

@@ -120,6 +120,18 @@ async def test_the_timer_is_put_forward_by_use_and_brought_back_by_a_shorter_sta
     assert lifecycle.status(entry("long")).state == "warm"
 
 
+async def test_the_timer_rests_while_models_that_are_due_are_in_use() -> None:
+    world = World(keep_alive_s=60.0)
+    a = await held(world, "a")
+    world.clock.now_s += 100
+    world.lifecycle.sweep()
+    await settle()
+    looks = world.clock.looks
+    await settle()
+    assert world.clock.looks == looks
+    await a.let_go()
+
+
 async def test_the_timer_comes_back_for_the_next_model() -> None:
     lifecycle = Lifecycle(
         FakeLoader(),
