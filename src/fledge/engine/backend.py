@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from fledge.engine.recipe import Recipe
 from fledge.engine.sources import ModelFolder
 from fledge.engine.tokenizer import SHORT_CHARS, Encoded
 from fledge.engine.workers import UNLOADED, Workers
+from fledge.engine.yielding import call_yielding
 from fledge.errors import BackendUnavailable, ModelLoadError
 from fledge.types import EmbedJob, EmbedResult, Health, Item, ModelCard, Precision, Timings, Tokens
 
@@ -156,7 +158,7 @@ def load_transformer(
             cache_dir=cache_dir,
         )
         try:
-            pipeline = load_pipeline(recipe, compilation)
+            pipeline = _load(recipe, compilation, lane)
         except CompileError as error:
             # only the runtime's refusal: a damaged model is damaged in every precision
             if candidate == candidates[-1]:
@@ -169,6 +171,16 @@ def load_transformer(
             pipeline.close()
             raise
     raise ModelLoadError(f"{source.id}: no precision runs on this machine")
+
+
+def _load(recipe: Recipe, compilation: Compilation, lane: Lane) -> Pipeline:
+    """Load it at a low priority where others may be computing.
+
+    Where nobody is, there is nobody to yield to; and the runtime's own threads, which all models
+    share, must come from a thread of the usual priority: those of the first model.
+    """
+    load = partial(load_pipeline, recipe, compilation)
+    return call_yielding("fledge-load", load) if lane.alive else load()
 
 
 def _card(

@@ -4,6 +4,7 @@ In order: a local folder; the Hugging Face cache; for the default model, the ins
 carries it; a download. Whatever is on this machine already is used without touching the network.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import logging
@@ -204,7 +205,8 @@ def _packaged() -> ModelFolder | None:
 def _check_weights(packaged: ModelFolder) -> None:
     weights = packaged.path / folders.WEIGHTS_FILE
     try:
-        digest = folders.sha256_of(weights)
+        state = weights.stat()
+        digest = _sha256_of(weights, state.st_size, state.st_mtime_ns, state.st_ino)
     except OSError as error:
         raise CorruptModel(
             f"{packaged.origin} has no readable {weights}; reinstall it ({error})"
@@ -214,3 +216,9 @@ def _check_weights(packaged: ModelFolder) -> None:
             f"{packaged.origin} is not the published model: the SHA-256 of {weights} is {digest}, "
             f"it should be {PACKAGE_WEIGHTS_SHA256}; reinstall it, or `fledge pull {packaged.id}`"
         )
+
+
+@functools.lru_cache(maxsize=1)
+def _sha256_of(path: Path, *_state: int) -> str:
+    """The file's digest, read again when its size, time or place on the disk is another."""
+    return folders.sha256_of(path)
