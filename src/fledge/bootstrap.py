@@ -22,9 +22,9 @@ from fledge.types import ModelEntry, Precision
 if TYPE_CHECKING:
     from fledge.engine.cpu import CpuFeatures
     from fledge.engine.hub import HubState
-    from fledge.engine.lifecycle import Lifecycle
+    from fledge.engine.lifecycle.lifecycle import Lifecycle
+    from fledge.engine.lifecycle.ports import LifecycleOptions
     from fledge.engine.loader import LocalLoader
-    from fledge.engine.ports import LifecycleOptions
     from fledge.engine.recipe import Recipe
     from fledge.engine.routes import RunningModel
     from fledge.engine.sources import Available, ModelFolder
@@ -74,10 +74,10 @@ def build_service(settings: Settings) -> Service:
     metrics = Metrics()
     loader = _loader(settings)
     memory = _engine("memory")
-    lifecycle: Lifecycle = _engine("lifecycle").Lifecycle(
+    lifecycle: Lifecycle = _engine("lifecycle.lifecycle").Lifecycle(
         loader,
         _lifecycle_options(settings, catalog, served, loader),
-        memory=_engine("ports").Memory(memory.anonymous_bytes, memory.trim),
+        memory=_engine("lifecycle.ports").Memory(memory.anonymous_bytes, memory.trim),
         observer=metrics,
     )
     try:
@@ -150,7 +150,7 @@ def _lifecycle_options(
             keep_alive_s[model] = section.keep_alive_s
         if section.pinned is not None:
             (pinned.add if section.pinned else pinned.discard)(model)
-    options: LifecycleOptions = _engine("ports").LifecycleOptions(
+    options: LifecycleOptions = _engine("lifecycle.ports").LifecycleOptions(
         budget_bytes=settings.memory_budget_bytes or _engine("memory").default_budget_bytes(),
         keep_alive_s=settings.keep_alive_s,
         keep_alive_by_model=keep_alive_s,

@@ -181,7 +181,7 @@ WAIT = {"x-wait-for-model": "true"}
 
 def takes_memory(one: dict[str, Any]) -> bool:
     """Whether it is there or being built, rather than waiting for its turn."""
-    return one["status"] == "warm" or one["loading"]["stage"] == "building"
+    return bool(one["status"] == "warm" or one["loading"]["stage"] == "building")
 
 
 async def memory_of(client: httpx2.AsyncClient, names: list[str]) -> list[int]:

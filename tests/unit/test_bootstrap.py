@@ -55,6 +55,7 @@ class Engine:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     fake = Engine()
     monkeypatch.setattr("fledge.engine.loader.load_backend", fake.load_backend)
+    monkeypatch.setattr("fledge.engine.memory.model_bytes", lambda *_: 1_000_000)
     return fake
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from fledge.engine import cpu, disk, folders, memory, sources
+from fledge.engine.lifecycle.ports import USUAL_BYTES_PER_S, Found
 from fledge.engine.loading import load_backend
-from fledge.engine.ports import USUAL_BYTES_PER_S, Found
 from fledge.engine.recipe import Recipe
 from fledge.engine.routes import RunningModel
 from fledge.engine.sources import ModelFolder
@@ -25,7 +25,7 @@ class LoadTransformer(Protocol):
 
 
 class LocalLoader:
-    """See `fledge.engine.ports.Loader`.
+    """See `fledge.engine.lifecycle.ports.Loader`.
 
     Args:
         load_transformer: called for a model that has one, or for each of several.

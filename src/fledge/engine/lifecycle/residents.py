@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, TypeAlias
 
-from fledge.engine.daemons import Aside
-from fledge.engine.ports import LifecycleOptions, Memory
+from fledge.engine.lifecycle.daemons import Aside
+from fledge.engine.lifecycle.ports import LifecycleOptions, Memory
 from fledge.engine.routes import RunningModel
 from fledge.errors import OutOfMemory
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.engine.slots import MAX_REMEMBERED
+from fledge.engine.lifecycle.slots import MAX_REMEMBERED
 from fledge.errors import (
     BackendUnavailable,
     CorruptModel,
@@ -16,7 +16,7 @@ from fledge.errors import (
     OutOfMemory,
 )
 from fledge.types import Health
-from tests.unit.engine.lifecycle_fakes import (
+from tests.unit.engine.lifecycle.fakes import (
     BUILD,
     MB,
     Holding,

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from fledge.engine.failures import Failure
-from fledge.engine.loads import Load
-from fledge.engine.residents import Resident
+from fledge.engine.lifecycle.failures import Failure
+from fledge.engine.lifecycle.loads import Load
+from fledge.engine.lifecycle.residents import Resident
 from fledge.types import ModelCard, Status
 
 MAX_REMEMBERED = 1000

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fledge.engine.lifecycle import Lifecycle
-from fledge.engine.ports import Found, LifecycleOptions, Memory
+from fledge.engine.lifecycle.lifecycle import Lifecycle
+from fledge.engine.lifecycle.ports import Found, LifecycleOptions, Memory
 from fledge.engine.sources import ModelFolder
 from fledge.testing import FakeBackend, fake_card
 from fledge.types import FailureKind, ModelEntry

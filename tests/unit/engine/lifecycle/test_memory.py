@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from fledge.engine.builder import DOWNLOADS, LOOKUPS
+from fledge.engine.lifecycle.builder import DOWNLOADS, LOOKUPS
 from fledge.errors import OutOfMemory
-from tests.unit.engine.lifecycle_fakes import (
+from tests.unit.engine.lifecycle.fakes import (
     FIND,
     MB,
     UNLOAD,

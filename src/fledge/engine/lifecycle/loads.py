@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fledge.engine.ports import Found
-from fledge.engine.residents import Resident
+from fledge.engine.lifecycle.ports import Found
+from fledge.engine.lifecycle.residents import Resident
 from fledge.errors import FledgeError
 from fledge.types import ModelEntry, Stage
 

@@ -7,7 +7,7 @@ import pytest
 from fledge.errors import (
     BackendUnavailable,
 )
-from tests.unit.engine.lifecycle_fakes import (
+from tests.unit.engine.lifecycle.fakes import (
     BUILD,
     FIND,
     MB,

@@ -10,7 +10,7 @@ from fledge.errors import (
     ModelLoadError,
     OutOfMemory,
 )
-from tests.unit.engine.lifecycle_fakes import (
+from tests.unit.engine.lifecycle.fakes import (
     BUILD,
     MB,
     FakeModel,

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from fledge.engine.daemons import call_in_daemon
-from fledge.engine.lifecycle import Lifecycle
-from fledge.engine.ports import LifecycleOptions, Memory
+from fledge.engine.lifecycle.daemons import call_in_daemon
+from fledge.engine.lifecycle.lifecycle import Lifecycle
+from fledge.engine.lifecycle.ports import LifecycleOptions, Memory
 from fledge.errors import ModelLoadError
-from tests.unit.engine.lifecycle_fakes import MB, FakeLoader, entry
+from tests.unit.engine.lifecycle.fakes import MB, FakeLoader, entry
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +107,7 @@ def _join(name: str) -> None:
 def test_a_call_that_never_ends_does_not_keep_the_process_from_ending() -> None:
     program = (
         "import asyncio, threading\n"
-        "from fledge.engine.daemons import call_in_daemon\n"
+        "from fledge.engine.lifecycle.daemons import call_in_daemon\n"
         "async def begin(): call_in_daemon('never', threading.Event().wait)\n"
         "asyncio.run(begin())\n"
         "print('over')\n"

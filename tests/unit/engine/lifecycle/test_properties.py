@@ -8,9 +8,9 @@ from typing import Literal, TypeAlias
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.engine.builder import DOWNLOADS, LOOKUPS
+from fledge.engine.lifecycle.builder import DOWNLOADS, LOOKUPS
 from fledge.errors import BackendUnavailable, CorruptModel, ModelLoadError, ModelLoading
-from tests.unit.engine.lifecycle_fakes import (
+from tests.unit.engine.lifecycle.fakes import (
     BUILD,
     FIND,
     MB,

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from fledge.engine.builder import DOWNLOADS, LOOKUPS
-from fledge.engine.loads import SHORTEST_S, UNKNOWN_S
+from fledge.engine.lifecycle.builder import DOWNLOADS, LOOKUPS
+from fledge.engine.lifecycle.loads import SHORTEST_S, UNKNOWN_S
 from fledge.errors import (
     ModelLoading,
     ModelNotFound,
 )
 from fledge.types import Deployments
-from tests.unit.engine.lifecycle_fakes import (
+from tests.unit.engine.lifecycle.fakes import (
     BUILD,
     FIND,
     MB,
@@ -218,7 +218,7 @@ async def test_an_explicit_load_joins_the_one_under_way() -> None:
 
 
 async def test_loads_and_unloads_are_logged_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "fledge.engine.lifecycle")
+    caplog.set_level(logging.INFO, "fledge.engine.lifecycle.lifecycle")
     world = World()
     world.aside.hold(BUILD)
     waiting = Holding(world, "a")

@@ -16,14 +16,14 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from types import TracebackType
 
-from fledge.engine.builder import Builder, Built
-from fledge.engine.daemons import Aside, call_in_daemon
-from fledge.engine.failures import COOL_DOWN_S, Failure, classify, public_reason
-from fledge.engine.loads import Load, LoadTimes
-from fledge.engine.ports import LifecycleOptions, Loader, Memory, Observer, Unobserved
-from fledge.engine.residents import Charge, Resident, Residents, format_bytes
+from fledge.engine.lifecycle.builder import Builder, Built
+from fledge.engine.lifecycle.daemons import Aside, call_in_daemon
+from fledge.engine.lifecycle.failures import COOL_DOWN_S, Failure, classify, public_reason
+from fledge.engine.lifecycle.loads import Load, LoadTimes
+from fledge.engine.lifecycle.ports import LifecycleOptions, Loader, Memory, Observer, Unobserved
+from fledge.engine.lifecycle.residents import Charge, Resident, Residents, format_bytes
+from fledge.engine.lifecycle.slots import Slot, Slots
 from fledge.engine.routes import RunningModel
-from fledge.engine.slots import Slot, Slots
 from fledge.errors import BackendUnavailable, FledgeError, ModelLoading, OutOfMemory
 from fledge.types import Backend, ModelEntry, Status
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from fledge.errors import ModelLoadError, OutOfMemory
-from tests.unit.engine.lifecycle_fakes import (
+from tests.unit.engine.lifecycle.fakes import (
     BUILD,
     MB,
     UNLOAD,

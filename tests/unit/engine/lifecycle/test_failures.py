@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from fledge.engine.failures import COOL_DOWN_S, ERRORS, Failure, classify, public_reason
+from fledge.engine.lifecycle.failures import COOL_DOWN_S, ERRORS, Failure, classify, public_reason
 from fledge.errors import (
     ComputeError,
     CorruptModel,

@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from fledge.engine.daemons import Aside
-from fledge.engine.failures import ERRORS, classify
-from fledge.engine.loads import Load
-from fledge.engine.ports import Found, LifecycleOptions, Loader, Memory
-from fledge.engine.residents import Charge, Residents
+from fledge.engine.lifecycle.daemons import Aside
+from fledge.engine.lifecycle.failures import ERRORS, classify
+from fledge.engine.lifecycle.loads import Load
+from fledge.engine.lifecycle.ports import Found, LifecycleOptions, Loader, Memory
+from fledge.engine.lifecycle.residents import Charge, Residents
 from fledge.engine.routes import RunningModel
 from fledge.errors import ModelLoadError
 from fledge.types import ModelEntry

@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from fledge.engine.lifecycle import Lifecycle
-from fledge.engine.ports import LifecycleOptions, Memory
+from fledge.engine.lifecycle.lifecycle import Lifecycle
+from fledge.engine.lifecycle.ports import LifecycleOptions, Memory
 from fledge.errors import (
     CorruptModel,
     ModelLoading,
     ModelNotFound,
 )
-from tests.unit.engine.lifecycle_fakes import (
+from tests.unit.engine.lifecycle.fakes import (
     BUILD,
     MB,
     UNLOAD,
