@@ -1,7 +1,7 @@
 """How much memory there is, how much this process has, and how much a model will take.
 
 Only memory that no file backs is counted: the system takes mapped pages back when it needs them.
-What a model takes of that was measured, not derived: the numbers below are from nine models in
+What a model takes of that was measured, not derived: the numbers below are from eight models in
 three precisions (OpenVINO 2026.4, tokenizers 0.23, glibc 2.36, AVX-512; November 2026), each in a
 fresh process. docs/benchmarks/cold-start.md has the estimates beside what was measured.
 """
