@@ -5,17 +5,18 @@ of a second that `fledge --help` should not cost.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fledge.catalog.catalog import Catalog
+from fledge.catalog.catalog import Catalog, nothing_more
+from fledge.catalog.models_dir import ModelsDir
 from fledge.catalog.shipped import shipped_entries
 from fledge.errors import SettingsError, UnknownModel
 from fledge.names import is_loopback
 from fledge.service import Service
-from fledge.settings import Settings
+from fledge.settings import ModelSettings, Settings
 from fledge.telemetry import Metrics
 from fledge.types import ModelEntry, Precision
 
@@ -46,7 +47,8 @@ def load_model(settings: Settings) -> "RunningModel":
         ModelLoadError: it cannot be found or loaded.
     """
     entry = _served(settings)[0]
-    loader = _loader(settings)
+    catalog = Catalog([entry, *_models_in(settings.models_dir), *shipped_entries()])
+    loader = _loader(settings, _sections(settings, catalog))
     model: RunningModel = loader.load(loader.find(entry, _any_size))
     return model
 
@@ -66,17 +68,30 @@ def build_service(settings: Settings) -> Service:
         raise SettingsError(f"models_dir: there is no folder {settings.models_dir}")
     served = _served(settings)
     shipped = shipped_entries() if settings.catalog == "shipped" else ()
+    look = partial(_models_in, settings.models_dir)
     catalog = Catalog(
-        [*served, *shipped],
-        discover=partial(_models_in, settings.models_dir),
+        [*served, *look(), *shipped],
+        discover=ModelsDir(look) if settings.models_dir else nothing_more,
         allows_any=allows_any_model(settings),
     )
+    sections = _sections(settings, catalog)
+    pinned = {_id_of(name, catalog, "pinned") for name in settings.pinned}
     metrics = Metrics()
-    loader = _loader(settings)
+    loader = _loader(settings, sections)
     memory = _engine("memory")
     lifecycle: Lifecycle = _engine("lifecycle.lifecycle").Lifecycle(
         loader,
-        _lifecycle_options(settings, catalog, served, loader),
+        _lifecycle_options(
+            settings,
+            # What was named at the start stays until its memory is needed.
+            keep_alive_s=dict.fromkeys((entry.id for entry in served), FOR_EVER)
+            | {
+                id: one.keep_alive_s for id, one in sections.items() if one.keep_alive_s is not None
+            },
+            pinned=(pinned | {id for id, one in sections.items() if one.pinned})
+            - {id for id, one in sections.items() if one.pinned is False},
+            bytes_per_s=loader.bytes_per_s,
+        ),
         memory=_engine("lifecycle.ports").Memory(memory.anonymous_bytes, memory.trim),
         observer=metrics,
     )
@@ -139,17 +154,12 @@ def _models_in(folder: Path | None) -> list[ModelEntry]:
 
 
 def _lifecycle_options(
-    settings: Settings, catalog: Catalog, served: Sequence[ModelEntry], loader: "LocalLoader"
+    settings: Settings,
+    *,
+    keep_alive_s: Mapping[str, float],
+    pinned: Set[str],
+    bytes_per_s: Callable[[], float],
 ) -> "LifecycleOptions":
-    # What was named at the start stays until its memory is needed; its section may say otherwise.
-    keep_alive_s = dict.fromkeys((entry.id for entry in served), FOR_EVER)
-    pinned = {_id_of(name, catalog, "pinned") for name in settings.pinned}
-    for name, section in settings.model.items():
-        model = _id_of(name, catalog, "model")
-        if section.keep_alive_s is not None:
-            keep_alive_s[model] = section.keep_alive_s
-        if section.pinned is not None:
-            (pinned.add if section.pinned else pinned.discard)(model)
     options: LifecycleOptions = _engine("lifecycle.ports").LifecycleOptions(
         budget_bytes=settings.memory_budget_bytes or _engine("memory").default_budget_bytes(),
         keep_alive_s=settings.keep_alive_s,
@@ -160,9 +170,29 @@ def _lifecycle_options(
             hub_state().cache: "the Hugging Face cache",
             Path.home(): "~",
         },
-        bytes_per_s=loader.bytes_per_s,
+        bytes_per_s=bytes_per_s,
     )
     return options
+
+
+def _pinned_by(sections: Mapping[str, ModelSettings], value: bool) -> set[str]:  # noqa: FBT001 - the setting's own
+    return {model for model, one in sections.items() if one.pinned is value}
+
+
+def _sections(settings: Settings, catalog: Catalog) -> dict[str, ModelSettings]:
+    """The sections of single models by id.
+
+    Raises:
+        SettingsError: one is about a model that there is none of, or two are about one.
+    """
+    sections: dict[str, ModelSettings] = {}
+    names: dict[str, str] = {}
+    for name, section in settings.model.items():
+        model = _id_of(name, catalog, "model")
+        if model in names:
+            raise SettingsError(f"model: {names[model]!r} and {name!r} are both {model}; keep one")
+        sections[model], names[model] = section, name
+    return sections
 
 
 def _id_of(name: str, catalog: Catalog, setting: str) -> str:
@@ -177,8 +207,9 @@ def _id_of(name: str, catalog: Catalog, setting: str) -> str:
         raise SettingsError(f"{setting}: {error}") from None
 
 
-def _loader(settings: Settings) -> "LocalLoader":
+def _loader(settings: Settings, sections: Mapping[str, ModelSettings]) -> "LocalLoader":
     """Finds and loads models, all of them into one lane."""
+    own = {model: one.precision for model, one in sections.items() if one.precision}
     lane = _engine("lane").Lane(
         batch_target_ms=settings.batch_target_ms, max_queued_tokens=settings.max_queued_tokens
     )
@@ -198,15 +229,10 @@ def _loader(settings: Settings) -> "LocalLoader":
 
     loader: LocalLoader = _engine("loader").LocalLoader(
         load_transformer=load_transformer,
-        precision_of=partial(_precision_of, settings),
+        precision_of=lambda model: own.get(model, settings.precision),
         max_queued_tokens=settings.max_queued_tokens,
     )
     return loader
-
-
-def _precision_of(settings: Settings, model: str) -> Precision:
-    section = settings.model.get(model)
-    return (section and section.precision) or settings.precision
 
 
 def pull(model: str, settings: Settings) -> Path:  # noqa: ARG001 - the hub's own variables decide
@@ -215,7 +241,8 @@ def pull(model: str, settings: Settings) -> Path:  # noqa: ARG001 - the hub's ow
     Raises:
         ModelLoadError: it cannot be found or fetched.
     """
-    path: Path = _engine("sources").pull(model).path
+    entry = _entry(model, Catalog(shipped_entries()))
+    path: Path = entry.folder or _engine("sources").pull(entry.id).path
     return path
 
 

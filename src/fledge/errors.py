@@ -28,6 +28,8 @@ and body. A message says what was wrong, the limit, the value, and what to do.
       Stopping                the server is about to exit, and takes no more requests
       ComputeError            the engine failed on accepted work, or its result is not finite
       SettingsError           a setting that is unknown or out of range
+      ServerUnreachable       nobody answers at a server's address
+      ServerRefused           a server that was asked answered with an error
       FileFormatError         an input or output file that cannot be read or written as asked
 """
 
@@ -214,6 +216,18 @@ class SettingsError(FledgeError):
     """A setting is unknown, malformed or out of range."""
 
     code = "invalid_setting"
+
+
+class ServerUnreachable(FledgeError):
+    """Nobody answers at the address where a running server was expected."""
+
+    code = "server_unreachable"
+
+
+class ServerRefused(FledgeError):
+    """A running server answered a command with an error, in its own words or in none."""
+
+    code = "server_refused"
 
 
 class FileFormatError(FledgeError):

@@ -113,10 +113,14 @@ def _split(url: str) -> tuple[str, str, str | None, int | None]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
+    """Whether only this machine can reach the name or address.
+
+    `localhost` and names below it are this machine's by RFC 6761, whatever a DNS says.
+    """
+    name = host.lower().removesuffix(".")
+    if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        return ip_address(host).is_loopback
+        return ip_address(name).is_loopback
     except ValueError:
         return False

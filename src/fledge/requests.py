@@ -48,6 +48,11 @@ class EmbedRequest:
     is_single: bool = False
     dimensions_field: str = "dimensions"
 
+    @property
+    def items(self) -> Sequence[Item]:
+        """Everything in it that is to be embedded."""
+        return self.inputs
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareRequest:
@@ -78,6 +83,11 @@ class CompareRequest:
     timeout_s: float | None = None
     query_field: str = "query"
     documents_field: str = "documents"
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """Everything in it that is to be embedded."""
+        return [self.query, *self.documents]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ engine.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Self
 
@@ -57,6 +57,7 @@ from fledge.types import (
     Vectors,
 )
 from fledge.vectors import cut_dimensions, normalize, similarity
+from fledge.waiting_room import WaitingRoom
 
 # Given to the backend to report its deadline by itself before the request is torn down.
 _GRACE_S = 0.5
@@ -84,6 +85,7 @@ class Service:
         self._catalog = catalog
         self._deployments = deployments
         self._traffic = Traffic()
+        self._waiting = WaitingRoom(settings.max_queued_tokens)
         self.metrics.show_models(self._model_states)
 
     @classmethod
@@ -98,10 +100,13 @@ class Service:
     def model(self, name: str | None) -> Listed:
         """One model, by any name that requests may use for it.
 
+        Where any model of the hub may be named, these are only those that have been asked for:
+        a look does not make one.
+
         Raises:
             UnknownModel: no model of that name is served.
         """
-        return self._listed(self._catalog.find(name))
+        return self._listed(self._known(name))
 
     async def load(self, name: str) -> Listed:
         """Load a model and wait until it is warm.
@@ -121,7 +126,7 @@ class Service:
         Raises:
             UnknownModel: no model of that name is served.
         """
-        entry = self._catalog.find(name)
+        entry = self._known(name)
         await self._deployments.unload(entry)
         return self._listed(entry)
 
@@ -131,7 +136,7 @@ class Service:
         Raises:
             UnknownModel: no model of that name is served.
         """
-        entry = self._catalog.find(name)
+        entry = self._known(name)
         self._deployments.pin(entry, is_pinned=is_pinned)
         return self._listed(entry)
 
@@ -143,6 +148,17 @@ class Service:
         return [
             ModelState(one.id, one.status.state, one.status.memory_bytes) for one in self.models()
         ]
+
+    def _known(self, name: str | None) -> ModelEntry:
+        """A model of the catalogue, or one that is loading, failed to, or runs.
+
+        Raises:
+            UnknownModel: there is none of that name.
+        """
+        entry = self._catalog.find(name)
+        if self._deployments.status(entry).state == "cold":
+            return self._catalog.find(name, may_join=False)
+        return entry
 
     def _listed(self, entry: ModelEntry) -> Listed:
         return Listed(
@@ -249,7 +265,11 @@ class Service:
         if patience_s is None:
             patience_s = self.settings.load_timeout_s
         started = time.perf_counter()
-        async with self._deployments.use(entry, patience_s=patience_s) as backend:
+        async with AsyncExitStack() as stack:
+            with self._waiting.place(request.items):
+                backend = await stack.enter_async_context(
+                    self._deployments.use(entry, patience_s=patience_s)
+                )
             load_ms = (time.perf_counter() - started) * 1000
             self._catalog.add(entry)
             timeout_s = request.timeout_s

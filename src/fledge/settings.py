@@ -226,6 +226,12 @@ class Settings(Section):
         description="Origins whose pages may call this server from a browser, as "
         '"https://app.example.org"; "*" allows any. Empty: only pages of this server itself.',
     )
+    admin_routes: bool | None = Field(
+        None,
+        description="Whether `/admin/...` answers, which loads and unloads models. Unset: to this "
+        "machine, on a loopback address. `false` where a proxy on the same machine lets others in: "
+        "without keys nobody can tell them apart. `true` has no effect elsewhere.",
+    )
     strict_fields: bool = Field(
         default=False,
         description="Refuse a body with a field that Fledge does not know, instead of naming it "

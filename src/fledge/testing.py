@@ -26,25 +26,19 @@ from typing import Any
 
 import numpy as np
 
+from fledge.engine.lifecycle.failures import classify
 from fledge.errors import (
-    CorruptModel,
     DeadlineExceeded,
     InputTooLong,
     InvalidRequest,
-    ModelGated,
     ModelLoadError,
     ModelLoading,
-    ModelNotFound,
-    ModelOffline,
-    OutOfMemory,
     TooManyInputs,
-    UnsupportedModel,
 )
 from fledge.types import (
     Backend,
     EmbedJob,
     EmbedResult,
-    FailureKind,
     Health,
     Item,
     ModelCard,
@@ -59,14 +53,6 @@ from fledge.types import (
 _WORD = re.compile(r"\S+")
 _FIRST_ID, _LAST_ID = 1, 2
 _SPECIAL_IDS = 3
-_FAILURES: Mapping[type[ModelLoadError], FailureKind] = {
-    ModelNotFound: "not_found",
-    ModelGated: "gated",
-    ModelOffline: "offline",
-    CorruptModel: "corrupt",
-    UnsupportedModel: "unsupported",
-    OutOfMemory: "out_of_memory",
-}
 
 
 def fake_card(
@@ -358,7 +344,7 @@ class FakeDeployments:
             self.set(
                 entry.id,
                 state="failed",
-                failure=_FAILURES.get(type(error), "unknown"),
+                failure=classify(error),
                 reason=str(error),
                 retry_in_s=error.retry_after_s or 0.0,
                 is_pinned=is_pinned,

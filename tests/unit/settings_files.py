@@ -20,6 +20,7 @@ SAMPLES: Mapping[str, tuple[str, Any]] = {
     "models_dir": ("./models", Path("models")),
     "catalog": ("none", "none"),
     "allow_any_model": ("true", True),
+    "admin_routes": ("false", False),
     "preload": ("false", False),
     "pinned": ("a/one", ("a/one",)),
     "keep_alive_s": ("-1", -1.0),

@@ -159,6 +159,26 @@ def test_pinning_and_sections_take_any_name_of_a_model(engine: Engine, tmp_path:
     assert not service.model("all-minilm-l6-v2").status.is_pinned
 
 
+def test_a_section_s_precision_counts_under_any_name_of_its_model(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def model_bytes(_: Path, precision: str) -> int:
+        asked.append(precision)
+        return 1_000
+
+    monkeypatch.setattr("fledge.engine.memory.model_bytes", model_bytes)
+    build(folder(tmp_path / "One"), precision="fp32", model={"ONE": {"precision": "int8"}})
+    assert asked == ["int8"]
+
+
+def test_two_sections_about_one_model_are_refused(engine: Engine, tmp_path: Path) -> None:
+    sections = {"all-minilm": {"pinned": True}, "all-MiniLM-L6-v2": {"pinned": False}}
+    with pytest.raises(SettingsError, match="'all-minilm' and 'all-MiniLM-L6-v2' are both"):
+        build(folder(tmp_path / "one"), model=sections)
+
+
 def test_a_name_that_is_neither_a_folder_nor_an_id_is_refused_before_any_load(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -13,12 +13,13 @@ from fledge.api.queries import Flag, Query, parse_query
 from fledge.api.rendering import JsonResponse, dump
 from fledge.catalog.listed import Listed
 from fledge.errors import NotAllowed
-from fledge.inputs import quoted
-from fledge.names import is_loopback
+from fledge.names import is_loopback, quoted
 from fledge.service import Service
 from fledge.settings import Settings
 
-_FORWARDED = ("forwarded", "x-forwarded-for")
+# What proxies add of their own accord, or where they are told to by the usual recipes.
+_ADDED_BY_PROXIES = ("forwarded", "via", "x-real-ip")
+_PREFIX_OF_PROXIES = "x-forwarded-"
 
 
 class LoadQuery(Query):
@@ -36,7 +37,9 @@ class AdminQuery(Query):
 class Admin:
     """What changes which models are loaded.
 
-    No key tells an admin from anybody else yet, so these routes are for callers on this machine.
+    No key tells an admin from anybody else yet, so these routes are for callers on this machine,
+    as far as that can be seen. Where a proxy on it hides what it is, it cannot: there the setting
+    `admin_routes` switches them off.
     """
 
     def __init__(self, service: Service, settings: Settings, models: Models) -> None:
@@ -98,17 +101,21 @@ class Admin:
         """Refuse whoever may be elsewhere.
 
         Raises:
-            NotAllowed: the caller is not on this machine, as far as can be seen.
+            NotAllowed: the settings say so, or the caller is not on this machine, as far as can be
+                seen.
         """
+        if self._settings.admin_routes is False:
+            raise NotAllowed("admin routes are switched off here (admin_routes)")
         if not is_loopback(self._settings.host):
             raise NotAllowed(
                 "admin routes need an admin key, and this server has none; bind it to 127.0.0.1 "
                 "and call them there"
             )
-        # A proxy on this machine makes everybody a caller on it. It gives itself away by the name
-        # that it was asked for, or by naming its own caller.
+        # A proxy on this machine makes everybody a caller on it. Most give themselves away by the
+        # name that they were asked for, or by a header; one that rewrites Host and adds nothing,
+        # as nginx does with a bare `proxy_pass`, looks like any caller here.
         host = request.headers.get("host", self._settings.host)
-        if not is_loopback(_name_of(host)) or any(name in request.headers for name in _FORWARDED):
+        if not is_loopback(_name_of(host)) or _is_forwarded(request):
             raise NotAllowed(
                 "admin routes without a key are for callers on this machine; call them at "
                 "127.0.0.1, not through a proxy"
@@ -122,6 +129,12 @@ class Admin:
                 f"pages of the origin {quoted(origin)} may not call admin routes; the setting "
                 "cors_allow_origins must name it for that"
             )
+
+
+def _is_forwarded(request: Request) -> bool:
+    return any(
+        name in _ADDED_BY_PROXIES or name.startswith(_PREFIX_OF_PROXIES) for name in request.headers
+    )
 
 
 def _name_of(host: str) -> str:

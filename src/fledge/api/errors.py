@@ -39,6 +39,10 @@ _RETRY_AFTER_S = 10.0
 # A guess: a restart takes longer, but behind a load balancer another instance answers at once.
 _STOPPING_RETRY_AFTER_S = 1.0
 
+# The estimate of a download is rough, and grows where the network is slow: a client that slept for
+# all of it would come back long after the model is warm.
+_MOST_LOADING_RETRY_AFTER_S = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -186,17 +190,8 @@ def error_response(error: FledgeError, dialect: Dialect, request_id: str) -> Res
     failure = failure_of(error, dialect)
     if row_of(type(error)).safe_message is not None:
         _log.error("request %s: %s", request_id, error.code, exc_info=error)
-    headers = {}
-    if isinstance(error, Overloaded):
-        headers = _retry_headers(error.retry_after_s)
-    elif isinstance(error, ModelLoading):
-        headers = _retry_headers(error.estimated_time_s)
-    elif isinstance(error, ModelLoadError) and error.retry_after_s is not None:
-        headers = _retry_headers(error.retry_after_s)
-    elif isinstance(error, ModelLoadError | BackendUnavailable):
-        headers = _retry_headers(_RETRY_AFTER_S)
-    elif isinstance(error, Stopping):
-        headers = _retry_headers(_STOPPING_RETRY_AFTER_S)
+    retry_after_s = _retry_after_s(error)
+    headers = {} if retry_after_s is None else _retry_headers(retry_after_s)
     return failure_response(failure, dialect, headers)
 
 
@@ -210,6 +205,25 @@ def failure_response(
     # Read by the metrics on the way out, so that every failure is counted in one place.
     response.headers["x-fledge-error"] = failure.code
     return response
+
+
+def _retry_after_s(error: FledgeError) -> float | None:
+    """Seconds after which it may be worth trying again; None: that is not for a client to try."""
+    match error:
+        case ModelLoading():
+            return min(error.estimated_time_s, _MOST_LOADING_RETRY_AFTER_S)
+        case ModelNotFound():
+            return None
+        case Overloaded():
+            return error.retry_after_s
+        case ModelLoadError() if error.retry_after_s is not None:
+            return error.retry_after_s
+        case ModelLoadError() | BackendUnavailable():
+            return _RETRY_AFTER_S
+        case Stopping():
+            return _STOPPING_RETRY_AFTER_S
+        case _:
+            return None
 
 
 def _retry_headers(retry_after_s: float) -> dict[str, str]:

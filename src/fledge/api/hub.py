@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fledge.api.errors import HUGGING_FACE, Failure, failure_response
-from fledge.api.huggingface import TASKS
 from fledge.api.listing import LIBRARY, PROVIDER, Selection, following, known, select, tags
 from fledge.api.queries import (
     MOST_PER_PAGE,
@@ -29,9 +28,10 @@ from fledge.api.queries import (
     parse_query,
 )
 from fledge.api.rendering import JsonResponse, dump
+from fledge.api.tasks import TASKS
 from fledge.catalog.listed import Listed
 from fledge.errors import UnknownModel
-from fledge.inputs import quoted
+from fledge.names import quoted
 from fledge.service import Service
 from fledge.settings import Settings
 

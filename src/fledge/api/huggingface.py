@@ -31,12 +31,10 @@ from fledge.api.fields import (
 )
 from fledge.api.rendering import dump, dump_list
 from fledge.api.runner import Call, Operation, Plan
+from fledge.api.tasks import SIMILARITY_TASK, TASKS
 from fledge.api.waiting import patience_s
 from fledge.errors import InvalidRequest, MalformedBody
 from fledge.requests import CompareRequest, CompareResponse, EmbedRequest, EmbedResponse
-
-SIMILARITY_TASK = "sentence-similarity"
-TASKS = ("feature-extraction", SIMILARITY_TASK)
 
 _EMBEDDING_ONLY = ("normalize", "dimensions")
 

@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fledge.api.errors import HUGGING_FACE, Failure, failure_response
-from fledge.api.huggingface import TASKS
 from fledge.api.listing import LIBRARY, facts, known
 from fledge.api.rendering import JsonResponse, dump
+from fledge.api.tasks import TASKS
 from fledge.catalog.listed import Listed
-from fledge.inputs import quoted
+from fledge.names import quoted
 from fledge.service import Service
 
 _OWN_FRAMEWORKS = frozenset((LIBRARY, "text-embeddings-inference"))

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import Field
 
-from fledge.api.huggingface import TASKS
 from fledge.api.queries import Flag, Query, Text, Words, bad_value
+from fledge.api.tasks import TASKS
 from fledge.catalog.listed import Listed
 from fledge.types import State
 
@@ -27,6 +27,7 @@ _INFERENCE: Mapping[str, frozenset[State]] = {
     "warm": frozenset({"warm"}),
     "cold": frozenset({"cold", "loading", "failed"}),
 }
+_MOST_WORDS = 16
 _DIRECTIONS = {"-1": -1, "1": 1}
 _BOUND = re.compile(r"(min|max):([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMBT]?)", re.ASCII | re.IGNORECASE)
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -66,7 +67,8 @@ class Selection(Query):
 
     search: Text = Field(
         None,
-        description="Words that must all occur in a model's id, aliases, summary or languages.",
+        description="Words, at most 16, that must all occur in a model's id, aliases, summary or "
+        "languages.",
     )
     author: Text = Field(None, description="The part of the id before the slash.")
     filter: Words = Field(
@@ -106,7 +108,7 @@ class Selection(Query):
         """
         found: list[Condition] = []
         if self.search is not None:
-            found.append(mentions(self.search))
+            found.append(mentions("search", self.search))
         if self.author is not None:
             found.append(partial(_is_by, self.author.lower()))
         if self.filter:
@@ -191,9 +193,15 @@ def is_in(states: frozenset[State]) -> Condition:
     return lambda one: one.status.state in states
 
 
-def mentions(text: str) -> Condition:
-    """That all words of a text occur in what a model is called and known for."""
-    words = text.lower().split()
+def mentions(name: str, text: str) -> Condition:
+    """That all words of a parameter's text occur in what a model is called and known for.
+
+    Raises:
+        InvalidRequest: they are more than anybody looks for; each is looked for in every model.
+    """
+    words = set(text.lower().split())
+    if len(words) > _MOST_WORDS:
+        raise bad_value(name, f"at most {_MOST_WORDS} words", text)
 
     def mentions_them(one: Listed) -> bool:
         entry = one.entry

@@ -77,7 +77,7 @@ class ModelsQuery(Selection):
         """As for every listing, and what only this one can be asked."""
         found = super().conditions()
         if self.q is not None:
-            found.append(mentions(self.q))
+            found.append(mentions("q", self.q))
         for modalities in (self.modalities, self.output_modalities):
             if modalities:
                 found.append(always(overlaps(modalities, _MODALITIES)))
@@ -161,6 +161,7 @@ class Models:
                 summary=entry.summary,
                 aliases=list(entry.aliases),
                 memory_bytes=_memory_bytes(one),
+                **_use(one),
                 loading=_loading(one),
                 error=_error(one),
             ),
@@ -206,6 +207,14 @@ def _memory_bytes(one: Listed) -> int | None:
     """None for a model that runs and takes nobody knows how much."""
     status = one.status
     return None if status.state == "warm" and not status.memory_bytes else status.memory_bytes
+
+
+def _use(one: Listed) -> dict[str, Any]:
+    """Of a model in memory, who uses it; of one that is here to stay, nobody counts."""
+    status = one.status
+    if status.state != "warm" or not status.memory_bytes:
+        return {}
+    return {"users": status.users, "idle_s": round(status.idle_s, 3)}
 
 
 def _loading(one: Listed) -> dict[str, Any] | None:

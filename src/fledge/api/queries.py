@@ -13,7 +13,7 @@ from starlette.requests import Request
 from fledge.api.fields import refuse_if_strict
 from fledge.api.rendering import header_names
 from fledge.errors import InvalidRequest
-from fledge.inputs import quoted
+from fledge.names import quoted
 from fledge.settings import Settings
 
 MOST_PER_PAGE = 1000
@@ -60,7 +60,6 @@ def _split(values: list[str]) -> list[str]:
 
 Text: TypeAlias = Annotated[str | None, BeforeValidator(_last)]
 Flag: TypeAlias = Annotated[bool | None, BeforeValidator(_last)]
-Number: TypeAlias = Annotated[int | None, BeforeValidator(_last)]
 Count: TypeAlias = Annotated[Annotated[int, Field(ge=1, le=_MOST)] | None, BeforeValidator(_last)]
 CountPerPage: TypeAlias = Annotated[
     Annotated[int, Field(ge=1, le=MOST_PER_PAGE)] | None, BeforeValidator(_last)

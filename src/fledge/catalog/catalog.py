@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fledge.errors import UnknownModel
-from fledge.inputs import quoted
+from fledge.names import quoted
 from fledge.types import ModelEntry
 
 DISCOVER_EVERY_S = 1.0
@@ -67,8 +67,12 @@ class Catalog:
         if entry.id not in self._entries:
             self._take([entry])
 
-    def find(self, name: str | None) -> ModelEntry:
+    def find(self, name: str | None, *, may_join: bool = True) -> ModelEntry:
         """The model of a name; a router's policy suffix, as in `org/name:fastest`, is dropped.
+
+        Args:
+            name: any of its names; None: the first model.
+            may_join: whether an id of the hub that is not here yet will do, where any is allowed.
 
         Raises:
             UnknownModel: there is none of that name.
@@ -83,7 +87,7 @@ class Catalog:
         if (entry := self._look_up(name)) is not None:
             return entry
         hub_id = name.partition(":")[0]
-        if self._allows_any and _HUB_ID.fullmatch(hub_id):
+        if may_join and self._allows_any and _HUB_ID.fullmatch(hub_id):
             return ModelEntry(id=hub_id)
         raise UnknownModel(self._unknown(name))
 

@@ -10,7 +10,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from fledge.errors import BackendUnavailable, FledgeError, SettingsError
+from fledge.errors import ServerRefused, ServerUnreachable, SettingsError
 from fledge.settings import Settings
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -43,8 +43,8 @@ class Server:
         """The JSON of an answer, however long that takes. `path` is quoted already.
 
         Raises:
-            BackendUnavailable: nobody answers there.
-            FledgeError: the server refused, in its own words; or it speaks no JSON.
+            ServerUnreachable: nobody answers there.
+            ServerRefused: the server refused, in its own words; or it speaks no JSON.
         """
         try:
             self._connection.connect()
@@ -55,7 +55,7 @@ class Server:
             status, body = response.status, response.read()
         except (OSError, UnicodeError, HTTPException) as error:  # a host may be no DNS name
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise BackendUnavailable(
+            raise ServerUnreachable(
                 f"no answer from {self.url}: {reason}; start a server with `fledge serve`, or say "
                 "with --url where it is"
             ) from None
@@ -66,9 +66,9 @@ class Server:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise FledgeError(f"{self.url} answered {status}, but not as Fledge does")
+            raise ServerRefused(f"{self.url} answered {status}, but not as Fledge does")
         if status >= 400:
-            raise FledgeError(_message(answer) or f"{self.url} answered {status}")
+            raise ServerRefused(_message(answer) or f"{self.url} answered {status}")
         return answer
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fledge.api.errors import dialect_of_path, error_response
 from fledge.api.middleware.observe import REQUEST_ID
+from fledge.api.middleware.sending import Sending
 from fledge.api.rendering import JsonResponse, dump
 from fledge.errors import Stopping
 
@@ -41,24 +42,18 @@ class RefuseWhileDraining:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        has_started = False
-
-        async def send_noting(message: Message) -> None:
-            nonlocal has_started
-            await send(message)
-            has_started = True
-
+        sending = Sending(send)
         try:
             if self._drain.has_begun:
                 await _take_body(scope, receive)
-                await _refusal(scope, "the server is stopping")(scope, receive, send_noting)
+                await _refusal(scope, "the server is stopping")(scope, receive, sending)
             else:
-                await self.app(scope, receive, send_noting)
+                await self.app(scope, receive, sending)
         except asyncio.CancelledError:
             if not self._drain.is_over:
                 raise
             # Of an answer that has begun, the rest is missing: all that is left is to hang up.
-            if not has_started:
+            if not sending.has_started:
                 message = "the server stopped before this request was answered"
                 await _refusal(scope, message)(scope, receive, send)
 

@@ -2,10 +2,11 @@
 
 import logging
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fledge.api.errors import Failure, dialect_of_path, failure_response
 from fledge.api.middleware.observe import REQUEST_ID
+from fledge.api.middleware.sending import Sending
 
 _log = logging.getLogger(__name__)
 
@@ -21,19 +22,13 @@ class AnswerFailures:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        has_started = False
-
-        async def send_noting(message: Message) -> None:
-            nonlocal has_started
-            has_started = True
-            await send(message)
-
+        sending = Sending(send)
         try:
-            await self.app(scope, receive, send_noting)
+            await self.app(scope, receive, sending)
         except Exception as error:
             # The traceback is logged by the server, to which the error goes on.
             _log.error("request %s failed: %s", scope[REQUEST_ID], type(error).__name__)
-            if not has_started:
+            if not sending.has_started:
                 failure = Failure(
                     status=500,
                     code="internal_error",

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fledge.api.errors import dialect_of_path, error_response
 from fledge.api.middleware.observe import REQUEST_ID
 from fledge.errors import NotAllowed
+from fledge.names import is_loopback
 from fledge.settings import Settings
 
 _PORTS = {"http": 80, "https": 443}
@@ -69,7 +70,7 @@ class CheckOrigin:
         name = _split(f"//{header.decode('latin-1')}")[1]
         if name is None:
             return False
-        if name in self._hosts or name == self._host or _is_loopback(name):
+        if name in self._hosts or name == self._host or is_loopback(name):
             return True
         # Rebinding needs a name. Where every address is listened on, no address is foreign.
         return self._is_wildcard and _is_address(name)
@@ -96,15 +97,6 @@ def _split(url: str) -> tuple[str, str | None, int | None]:
     if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
         return parts.scheme, None, None
     return parts.scheme, (parts.hostname or "").rstrip(".") or None, port
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_address(name: str) -> bool:
