@@ -17,7 +17,7 @@ from benchmarks.checkpoints import write_folder
 from benchmarks.models import minilm_folder, prepare_model
 from benchmarks.shapes import BertShape
 from fledge.bootstrap import build_service
-from fledge.engine import disk, memory, sources
+from fledge.engine import disk, memory
 from fledge.requests import EmbedRequest
 from fledge.service import Service
 from fledge.settings import DEFAULT_MODEL, load_settings
@@ -138,7 +138,7 @@ async def cold_starts(arguments: argparse.Namespace) -> Mapping[str, Any]:
     _forget_conversions(arguments)
     server = _serve(arguments, str(primer), name)
     await server.ask(primer.name)
-    folder = sources.find(name).path
+    folder = prepare_model(arguments.model, arguments.cache).folder
     _read_all(folder)
     speed = disk.measure_bytes_per_s(folder)
     first = await server.ask(_id(name))
@@ -161,7 +161,8 @@ async def memory_taken(arguments: argparse.Namespace) -> Mapping[str, Any]:
     """What a model takes, by its headers and by this process's own account."""
     name = _name(arguments)
     server = _serve(arguments, name)
-    estimate = memory.model_bytes(sources.find(name).path, arguments.precision)
+    folder = prepare_model(arguments.model, arguments.cache).folder
+    estimate = memory.model_bytes(folder, arguments.precision)
     importlib.import_module("fledge.engine.backend")  # the runtime's own memory is no model's
     memory.trim()
     before = memory.anonymous_bytes()

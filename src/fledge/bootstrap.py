@@ -83,17 +83,21 @@ def build_service(settings: Settings) -> Service:
         loader,
         _lifecycle_options(
             settings,
-            # What was named at the start stays until its memory is needed.
-            keep_alive_s=dict.fromkeys((entry.id for entry in served), FOR_EVER)
-            | {
-                id: one.keep_alive_s for id, one in sections.items() if one.keep_alive_s is not None
+            keep_alive_s={
+                # What was named at the start stays until its memory is needed.
+                **{entry.id: FOR_EVER for entry in served},
+                **{
+                    m: one.keep_alive_s
+                    for m, one in sections.items()
+                    if one.keep_alive_s is not None
+                },
             },
-            pinned=(pinned | {id for id, one in sections.items() if one.pinned})
-            - {id for id, one in sections.items() if one.pinned is False},
+            pinned={*pinned, *(m for m, one in sections.items() if one.pinned)}
+            - {m for m, one in sections.items() if one.pinned is False},
             bytes_per_s=loader.bytes_per_s,
         ),
         memory=_engine("lifecycle.ports").Memory(memory.anonymous_bytes, memory.trim),
-        observer=metrics,
+        observer=metrics.models,
     )
     try:
         for entry in served if settings.preload else ():
@@ -173,10 +177,6 @@ def _lifecycle_options(
         bytes_per_s=bytes_per_s,
     )
     return options
-
-
-def _pinned_by(sections: Mapping[str, ModelSettings], value: bool) -> set[str]:  # noqa: FBT001 - the setting's own
-    return {model for model, one in sections.items() if one.pinned is value}
 
 
 def _sections(settings: Settings, catalog: Catalog) -> dict[str, ModelSettings]:

@@ -23,6 +23,15 @@ def quoted(text: str) -> str:
     return json.dumps(cut, ensure_ascii=not cut.isprintable())
 
 
+def format_bytes(size: float) -> str:
+    """A size for people: `87.4 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
 def listed(value: Any) -> Any:  # Any: what a variable, a file or a caller holds
     """A list as JSON, or names with commas between, as a variable can hold them.
 

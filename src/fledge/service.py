@@ -86,7 +86,7 @@ class Service:
         self._deployments = deployments
         self._traffic = Traffic()
         self._waiting = WaitingRoom(settings.max_queued_tokens)
-        self.metrics.show_models(self._model_states)
+        self.metrics.models.show(self._model_states)
 
     @classmethod
     def over(cls, backends: Sequence[Backend], settings: Settings) -> Self:

@@ -91,11 +91,48 @@ class _ModelCollector(Collector):
         return [states, memory]
 
 
+class ModelMetrics:
+    """The numbers about models that come and go: an `Observer` of the lifecycle."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._loads = Counter(
+            "fledge_model_loads_total",
+            "Models loaded, or not: `ok`, or the kind of failure.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._load_duration = Histogram(
+            "fledge_model_load_seconds",
+            "From the first request for a cold model until it was warm.",
+            buckets=_LOAD_BUCKETS_S,
+            registry=registry,
+        )
+        self._unloads = Counter(
+            "fledge_model_unloads_total", "Models that have left memory.", registry=registry
+        )
+
+    def on_load(self, model_id: str, seconds: float, failure: FailureKind | None) -> None:  # noqa: ARG002 - any client may name new ones, and a label for each would fill the memory
+        """Count a load that ended."""
+        self._loads.labels(failure or "ok").inc()
+        if failure is None:
+            self._load_duration.observe(seconds)
+
+    def on_unload(self, model_id: str) -> None:  # noqa: ARG002 - likewise
+        """Count a model that has left."""
+        self._unloads.inc()
+
+    def show(self, models: Callable[[], Iterable[ModelState]]) -> None:
+        """Ask for the models' states and memory whenever the metrics are read."""
+        self._registry.register(_ModelCollector(models))
+
+
 class Metrics:
     """The numbers behind `GET /metrics`.
 
     Attributes:
         in_flight: requests being answered now.
+        models: the numbers about models that come and go.
     """
 
     def __init__(self) -> None:
@@ -142,21 +179,7 @@ class Metrics:
             buckets=_DURATION_BUCKETS_S,
             registry=self._registry,
         )
-        self._loads = Counter(
-            "fledge_model_loads_total",
-            "Models loaded, or not: `ok`, or the kind of failure.",
-            ["outcome"],
-            registry=self._registry,
-        )
-        self._load_duration = Histogram(
-            "fledge_model_load_seconds",
-            "From the first request for a cold model until it was warm.",
-            buckets=_LOAD_BUCKETS_S,
-            registry=self._registry,
-        )
-        self._unloads = Counter(
-            "fledge_model_unloads_total", "Models that have left memory.", registry=self._registry
-        )
+        self.models = ModelMetrics(self._registry)
         self._of_model = cache(self._find_of_model)
         self.in_flight = Gauge(
             "fledge_requests_in_flight", "Requests being answered now.", registry=self._registry
@@ -183,20 +206,6 @@ class Metrics:
         tokenize.observe(timings.tokenize_ms / 1000)
         queue.observe(timings.queue_ms / 1000)
         compute.observe(timings.compute_ms / 1000)
-
-    def on_load(self, model_id: str, seconds: float, failure: FailureKind | None) -> None:  # noqa: ARG002 - any client may name new ones, and a label for each would fill the memory
-        """Count a load that ended."""
-        self._loads.labels(failure or "ok").inc()
-        if failure is None:
-            self._load_duration.observe(seconds)
-
-    def on_unload(self, model_id: str) -> None:  # noqa: ARG002 - likewise
-        """Count a model that has left."""
-        self._unloads.inc()
-
-    def show_models(self, models: Callable[[], Iterable[ModelState]]) -> None:
-        """Ask for the models' states and memory whenever the metrics are read."""
-        self._registry.register(_ModelCollector(models))
 
     def render(self) -> bytes:
         """Everything, in the Prometheus text format."""

@@ -137,8 +137,8 @@ def test_models_loaded_before_one_that_fails_are_closed_even_if_one_cannot_be(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pinned": ("nobody",)}, "pinned: the model 'nobody' is not served here"),
-        ({"model": {"nobody": {"pinned": True}}}, "model: the model 'nobody' is not served"),
+        ({"pinned": ("nobody",)}, "pinned: the model .nobody. is not served here"),
+        ({"model": {"nobody": {"pinned": True}}}, "model: the model .nobody. is not served"),
         ({"models_dir": Path("no/such/folder")}, "models_dir: there is no folder no/such/folder"),
     ],
 )

@@ -6,6 +6,8 @@ import orjson
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from fledge.names import format_bytes as format_bytes  # the commands' own way to it
+
 PIPE_WIDTH = 10_000
 """Nothing is cut off where a program reads along."""
 
@@ -49,12 +51,3 @@ def fail(message: str) -> None:
 def error_console() -> Console:
     """Made anew, so that it writes to what `sys.stderr` is now."""
     return Console(stderr=True, highlight=False)
-
-
-def format_bytes(size: float) -> str:
-    """A size for people: `87.4 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

@@ -127,19 +127,20 @@ class Lane:
         self._wake = threading.Condition()
         self._channels: list[Channel] = []
         self._arriving_tokens = 0  # about so many are being tokenized, and will wait soon
-        self._closing = False
-        self._thread: threading.Thread | None = None
+        self._thread: threading.Thread | None = None  # None: no model, or it died
+        self._last_thread: threading.Thread | None = None  # which may have a batch to finish
 
     def attach(self, channel: Channel) -> None:
         """Let a model's work be computed."""
-        if self._closing and self._thread is not None:
-            self._thread.join()  # the last model has left; this one gets a thread of its own
         with self._wake:
+            if self._thread is None:
+                last = self._last_thread
+                thread = threading.Thread(
+                    target=self._run, args=(last,), name="fledge-lane", daemon=True
+                )
+                thread.start()
+                self._thread = thread
             self._channels.append(channel)
-            if not self.alive:
-                self._closing = False
-                self._thread = threading.Thread(target=self._run, name="fledge-lane", daemon=True)
-                self._thread.start()
 
     def detach(self, channel: Channel) -> None:
         """Wait until a model's work is done, then forget it; the last one ends the thread."""
@@ -147,12 +148,13 @@ class Lane:
             channel.is_open = False
             self._wake.wait_for(lambda: not channel.works)
             self._channels = [one for one in self._channels if one is not channel]
-            if self._channels:
+            if self._channels or self._thread is None:
                 return
-            self._closing = True
+            # the thread ends by finding that it is not the lane's any more, whoever comes next
+            thread, self._thread = self._thread, None
+            self._last_thread = thread
             self._wake.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        thread.join()
 
     @contextmanager
     def arriving(self, channel: Channel, tokens: int) -> Iterator[None]:
@@ -190,7 +192,7 @@ class Lane:
         request = Request([len(row.ids) for row in rows], priority)
         work = Work(rows, request, deadline, time.perf_counter(), rows_left=len(rows))
         with self._wake:
-            if self._closing or not channel.is_open:
+            if self._thread is None or not channel.is_open:
                 raise BackendUnavailable("the model is being unloaded")
             self._admit(channel, request.tokens_left)
             channel.works[request] = work
@@ -221,9 +223,13 @@ class Lane:
     @property
     def alive(self) -> bool:
         """Whether the thread runs; false once the last model has left, or if it ever died."""
-        return self._thread is not None and self._thread.is_alive()
+        thread = self._thread
+        return thread is not None and thread.is_alive()
 
-    def _run(self) -> None:
+    def _run(self, last: threading.Thread | None) -> None:
+        """Compute until the last model has left, beginning when the `last` thread has ended."""
+        if last is not None:
+            last.join()
         try:
             while (turn := self._next_turn()) is not None:
                 channel, batch, budget = turn
@@ -231,17 +237,19 @@ class Lane:
         except BaseException:
             log.exception("the compute lane died")
             with self._wake:
-                self._closing = True
+                self._thread = None
                 works = [work for channel in self._channels for work in channel.works.values()]
             for work in works:
                 _fail(work, BackendUnavailable("the compute lane died; see the server's log"))
             raise
 
     def _next_turn(self) -> tuple[Channel, list[Picked], float] | None:
-        """Wait for work; the models take turns. None once the lane is closed and empty."""
+        """Wait for work; the models take turns. None once the last model has left."""
         while True:
             self._fail_late_work()
             with self._wake:
+                if self._thread is not threading.current_thread():
+                    return None
                 for index, channel in enumerate(self._channels):
                     if len(channel.batcher):
                         waiting = sum(len(one.batcher) for one in self._channels)
@@ -249,8 +257,6 @@ class Lane:
                         batch = channel.batcher.next_batch(budget)
                         self._channels.append(self._channels.pop(index))
                         return channel, batch, budget
-                if self._closing:
-                    return None
                 self._wake.wait()
 
     def _fail_late_work(self) -> None:

@@ -2,26 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from fledge.engine import cpu, disk, folders, memory, sources
 from fledge.engine.lifecycle.ports import USUAL_BYTES_PER_S, Found
-from fledge.engine.loading import load_backend
-from fledge.engine.recipe import Recipe
+from fledge.engine.loading import LoadTransformer, load_backend
 from fledge.engine.routes import RunningModel
-from fledge.engine.sources import ModelFolder
 from fledge.types import ModelEntry, Precision
 
 WIDEST_BYTES = 4
 """Of one number of a checkpoint: what is not here yet has at least a fourth as many as bytes."""
-
-
-class LoadTransformer(Protocol):
-    """Loads a transformer from its recipe in a precision, and imports the runtime for it."""
-
-    def __call__(self, source: ModelFolder, recipe: Recipe, precision: Precision) -> RunningModel:
-        """Load it. Raises `ModelLoadError`."""
-        ...
 
 
 class LocalLoader:
@@ -43,6 +32,8 @@ class LocalLoader:
         self._load_transformer = load_transformer
         self._precision_of = precision_of
         self._max_queued_tokens = max_queued_tokens
+        # once: asking the system is file after file, and a listing asks for every model
+        self._features = cpu.detect()
         self._bytes_per_s: float | None = None
 
     def bytes_per_s(self) -> float:
@@ -50,7 +41,7 @@ class LocalLoader:
         return self._bytes_per_s or USUAL_BYTES_PER_S
 
     def estimate_bytes(self, entry: ModelEntry) -> int | None:
-        """By the number of parameters, if the catalogue knows it."""
+        """By the number of parameters, if the catalogue knows it: for people, and for no refusal."""
         if entry.parameters is None:
             return None
         return memory.bytes_of_parameters(entry.parameters, self._precision(entry.id))
@@ -60,7 +51,7 @@ class LocalLoader:
         precision = self._precision(entry.id)
 
         def may_download(size_bytes: int) -> None:
-            fits(memory.bytes_of_parameters(size_bytes // WIDEST_BYTES, precision))
+            fits(memory.least_bytes(size_bytes // WIDEST_BYTES, precision))
 
         if entry.folder is not None:
             folder = sources.find_folder(entry.folder, entry.id)
@@ -80,17 +71,13 @@ class LocalLoader:
 
     def load(self, found: Found) -> RunningModel:
         """Build it, in the lane that all models share."""
-        precision = self._precision_of(found.folder.id)
-
-        def load_transformer(source: ModelFolder, recipe: Recipe) -> RunningModel:
-            return self._load_transformer(source, recipe, precision)
-
         return load_backend(
             found.folder,
-            load_transformer=load_transformer,
+            load_transformer=self._load_transformer,
+            precision=self._precision_of(found.folder.id),
             max_queued_tokens=self._max_queued_tokens,
         )
 
     def _precision(self, model: str) -> cpu.ChosenPrecision:
         """What it will compute in: what is asked for, or as near as this machine comes."""
-        return cpu.choose_precision(self._precision_of(model), cpu.detect()).chosen
+        return cpu.choose_precision(self._precision_of(model), self._features).chosen

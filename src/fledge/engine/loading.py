@@ -14,24 +14,30 @@ from fledge.engine.sources import ModelFolder
 from fledge.engine.static import make_static_backend
 from fledge.engine.static_recipe import STATIC_KINDS, StaticRecipe, is_bare_model2vec, read_static
 from fledge.errors import UnsupportedModel
+from fledge.types import Precision
 
 
 class LoadTransformer(Protocol):
-    """Loads a transformer from its recipe, and imports the runtime for it."""
+    """Loads a transformer from its recipe in a precision, and imports the runtime for it."""
 
-    def __call__(self, source: ModelFolder, recipe: Recipe) -> RunningModel:
+    def __call__(self, source: ModelFolder, recipe: Recipe, precision: Precision) -> RunningModel:
         """Load it. Raises `ModelLoadError`."""
         ...
 
 
 def load_backend(
-    source: ModelFolder, *, load_transformer: LoadTransformer, max_queued_tokens: int
+    source: ModelFolder,
+    *,
+    load_transformer: LoadTransformer,
+    precision: Precision,
+    max_queued_tokens: int,
 ) -> RunningModel:
     """Load a model from its folder. Blocks for a second or so.
 
     Args:
         source: the folder, and what the model is called.
         load_transformer: called for a model that has one, or for each of several.
+        precision: what is asked for, of transformers.
         max_queued_tokens: most tokens that may wait for a static model.
 
     Raises:
@@ -41,7 +47,7 @@ def load_backend(
     def load(recipe: Recipe | StaticRecipe) -> RunningModel:
         if isinstance(recipe, StaticRecipe):
             return make_static_backend(source, recipe, max_queued_tokens=max_queued_tokens)
-        return load_transformer(source, recipe)
+        return load_transformer(source, recipe, precision)
 
     root = source.path
     chain = read_chain(root)

@@ -198,3 +198,15 @@ def _is_unigram(folder: Path) -> bool:
         # SentencePiece's own file may hold either kind; the larger one is the safer guess
         return any(folder.glob("*.model"))
     return found is not None and found[1] == b"["
+
+
+MOST_IN_TABLES = 1_000_000_000
+SHARE_IN_TABLES = 11 / 12
+"""What a model has of its numbers in tables, which stay in their file, at most: more than any
+that is known of. LaBSE has 385 of 471 million in them, Qwen3-Embedding-8B 622 million."""
+
+
+def least_bytes(parameters: int, precision: ChosenPrecision) -> int:
+    """What a model of so many parameters takes at the very least; a refusal may rest on it."""
+    in_tables = min(MOST_IN_TABLES, round(parameters * SHARE_IN_TABLES))
+    return FIRST_BYTES + (parameters - in_tables) * NUMBER_BYTES[precision]

@@ -55,37 +55,21 @@ class Available:
     size_bytes: int
 
 
-def find(model: str, *, cache_only: bool = False) -> ModelFolder:
-    """The files of `model`: a folder's path, or an id on the hub.
+def find_by_id(model_id: str, *, may_download: Callable[[int], None] | None = None) -> ModelFolder:
+    """The files of the hub's model of that id, whatever folders there are of the same name.
 
     Args:
-        model: what the person wrote.
-        cache_only: take only what is on this machine; never download.
+        model_id: `org/name`.
+        may_download: called with the bytes of the weights before they are fetched; what it raises
+            ends the matter.
 
     Raises:
-        ModelNotFound: no folder, no possible id, or nothing of that id on the hub.
+        ModelNotFound: no possible id, or nothing of that id on the hub.
         ModelGated: the hub wants a token, or its conditions accepted.
         ModelOffline: not on this machine, and the hub is out of reach or not to be asked.
         UnsupportedModel: the repository has no weights that Fledge opens.
         CorruptModel: damaged files.
         ModelLoadError: the download failed in another way.
-    """
-    return local(model) or find_by_id(_hub_id(model), cache_only=cache_only)
-
-
-def find_by_id(
-    model_id: str, *, cache_only: bool = False, may_download: Callable[[int], None] | None = None
-) -> ModelFolder:
-    """The files of the hub's model of that id, whatever folders there are of the same name.
-
-    Args:
-        model_id: `org/name`.
-        cache_only: take only what is on this machine; never download.
-        may_download: called with the bytes of the weights before they are fetched; what it raises
-            ends the matter.
-
-    Raises:
-        ModelLoadError: as `find` does.
     """
     hub.check_id(model_id)
     if snapshot := hub.cached(model_id):
@@ -93,8 +77,6 @@ def find_by_id(
     if model_id == DEFAULT_MODEL and (packaged := _packaged()):
         _check_weights(packaged)
         return packaged
-    if cache_only:
-        raise hub.offline(model_id, "this command does not download")
     snapshot = hub.download(model_id, may_download=may_download)
     return _from_snapshot(model_id, snapshot, f"downloaded from {hub.endpoint()}")
 
@@ -115,17 +97,32 @@ def find_folder(path: Path, model_id: str) -> ModelFolder:
 def models_in(folder: Path) -> list[Path]:
     """The sub-folders that are models, by name; none where there is no such folder."""
     try:
-        return sorted(path for path in folder.iterdir() if folders.is_model_folder(path))
+        paths = sorted(folder.iterdir())
     except OSError as error:
-        log.warning("models_dir: %s cannot be read: %s", folder, error.strerror)
+        _warn_once(folder, error.strerror)
         return []
+    return [path for path in paths if _is_readable_model(path)]
+
+
+def _is_readable_model(path: Path) -> bool:
+    try:
+        return folders.is_model_folder(path)
+    except OSError as error:  # of another user, for one; the others are models all the same
+        _warn_once(path, error.strerror)
+        return False
+
+
+@functools.lru_cache(maxsize=1000)
+def _warn_once(path: Path, reason: str | None) -> None:
+    """Once: the folder is looked at again and again."""
+    log.warning("models_dir: %s cannot be read: %s", path, reason)
 
 
 def pull(model: str) -> ModelFolder:
     """Bring the cache up to the hub's newest revision of `model`; a local folder stays as it is.
 
     Raises:
-        ModelLoadError: as `find` does.
+        ModelLoadError: as `find_by_id` does.
     """
     if folder := local(model):
         return folder
@@ -134,7 +131,7 @@ def pull(model: str) -> ModelFolder:
 
 
 def available() -> list[Available]:
-    """Every model on this machine that `find` would take by its id without a download."""
+    """Every model on this machine that `find_by_id` would take without a download."""
     found = [
         _from_snapshot(model_id, snapshot, "the Hugging Face cache")
         for model_id, snapshot in hub.cached_models()

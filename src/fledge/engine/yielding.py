@@ -15,9 +15,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 NICENESS = 15
-"""How far the work stands back. The p99 of single queries beside a bert-large shape that loads
-rises by 14-19 ms at 10, and by 5 at 15 and at 19; beside bulk work that never ends such a load
-takes 4-6 s at 10, 4-9 at 15, 8-10 at 19 (2 cores, Linux 6.18)."""
+"""How far the work stands back. While a bert-large shape loads, the p99 of another model's single
+queries, sent without a pause, rises by 8 to 20 ms at 10 and by about 5 at 15 or 19; the load then
+takes 3.5 s at 10, 5 at 15, 6.5 at 19, and no more beside bulk work (2 cores, Linux 6.18, which
+takes sched_yield, with which the runtime waits for its threads, for an offer to everybody else)."""
 
 
 def call_yielding(name: str, function: Callable[[], T]) -> T:

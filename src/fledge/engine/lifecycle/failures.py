@@ -46,6 +46,20 @@ _UNKNOWN_FOLDERS = rf"(?:[A-Za-z]:[\\/]|/)(?:{_NAME}[\\/])+"
 """Every folder of an absolute path, but not the name at its end."""
 
 
+class NoRoom(OutOfMemory):
+    """It does not fit beside those that stay: by arithmetic, before anything was tried.
+
+    Attributes:
+        needed_bytes: what there was no room for.
+    """
+
+    def __init__(
+        self, message: str, *, needed_bytes: int, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.needed_bytes = needed_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A failed load, as it is remembered.
@@ -54,11 +68,13 @@ class Failure:
         kind: what kind of failure it was.
         reason: for callers; names no folder of this machine.
         until_s: when it may be tried again, by the clock of the lifecycle.
+        needed_bytes: what there was no room for: it may be tried again once there is.
     """
 
     kind: FailureKind
     reason: str
     until_s: float
+    needed_bytes: int | None = None
 
     def error(self, now_s: float) -> ModelLoadError:
         """A new error for one caller: one that many raise would gather all their tracebacks."""

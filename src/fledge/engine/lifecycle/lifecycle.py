@@ -18,13 +18,20 @@ from types import TracebackType
 
 from fledge.engine.lifecycle.builder import Builder, Built
 from fledge.engine.lifecycle.daemons import Aside, call_in_daemon
-from fledge.engine.lifecycle.failures import COOL_DOWN_S, Failure, classify, public_reason
+from fledge.engine.lifecycle.failures import (
+    COOL_DOWN_S,
+    Failure,
+    NoRoom,
+    classify,
+    public_reason,
+)
 from fledge.engine.lifecycle.loads import Load, LoadTimes
 from fledge.engine.lifecycle.ports import LifecycleOptions, Loader, Memory, Observer, Unobserved
-from fledge.engine.lifecycle.residents import Charge, Resident, Residents, format_bytes
+from fledge.engine.lifecycle.residents import Charge, Resident, Residents
 from fledge.engine.lifecycle.slots import Slot, Slots
 from fledge.engine.routes import RunningModel
-from fledge.errors import BackendUnavailable, FledgeError, ModelLoading, OutOfMemory
+from fledge.errors import BackendUnavailable, FledgeError, ModelLoading
+from fledge.names import format_bytes
 from fledge.types import Backend, ModelEntry, Status
 
 log = logging.getLogger(__name__)
@@ -128,7 +135,8 @@ class Lifecycle:
                 load.waiters.discard(waiter)
         if waiter.done():
             return waiter.result()
-        remaining_s = load.remaining_s(self._estimate_s(slot, entry), self._clock())
+        estimate_s = self._estimate_s(slot, self._loader.estimate_bytes(entry))
+        remaining_s = load.remaining_s(estimate_s, self._clock())
         raise ModelLoading(entry.id, estimated_time_s=remaining_s)
 
     def release(self, resident: Resident) -> None:
@@ -138,18 +146,21 @@ class Lifecycle:
     def status(self, entry: ModelEntry) -> Status:
         """Its state now, without I/O and without waiting for anything."""
         slot = self._slots.find(entry.id) or self._slots.blank(entry.id)
+        if slot.warm:  # nothing is left to be guessed
+            return slot.status(self._clock(), estimate_s=None, estimate_bytes=0)
+        estimate_bytes = self._loader.estimate_bytes(entry)
         return slot.status(
             self._clock(),
-            estimate_s=self._estimate_s(slot, entry),
-            estimate_bytes=self._loader.estimate_bytes(entry) or 0,
+            estimate_s=self._estimate_s(slot, estimate_bytes),
+            estimate_bytes=estimate_bytes or 0,
         )
 
-    def _estimate_s(self, slot: Slot, entry: ModelEntry) -> float | None:
+    def _estimate_s(self, slot: Slot, estimate_bytes: int | None) -> float | None:
         """About how long building it takes; None: no idea."""
         if slot.build_s is not None:
             return slot.build_s
         found = slot.load.found if slot.load else None
-        size_bytes = found.size_bytes if found else self._loader.estimate_bytes(entry)
+        size_bytes = found.size_bytes if found else estimate_bytes
         return None if size_bytes is None else self._times.estimate_s(size_bytes)
 
     async def load(self, entry: ModelEntry) -> Status:
@@ -270,18 +281,26 @@ class Lifecycle:
     def _begin(self, slot: Slot, entry: ModelEntry, *, again: bool) -> Load:
         """Begin to load a model, unless it is known that it would fail."""
         now_s = self._clock()
-        if slot.failure and slot.failure.until_s > now_s and not again:
-            raise slot.failure.error(now_s)
+        failure = slot.failure
+        if failure and failure.until_s > now_s and not again:
+            if not self._has_room_by_now(entry.id, failure):
+                raise failure.error(now_s)
         load = Load(entry, began_s=now_s)
-        try:
-            self._residents.gate(entry.id)(self._loader.estimate_bytes(entry) or 0)
-        except OutOfMemory as error:
-            raise self._failed(slot, load, error).error(now_s) from None
         slot.load, slot.failure = load, None
         task = asyncio.create_task(self._bring_up(slot, load))
         task.add_done_callback(partial(self._ended, slot, load))
         load.task = task
         return load
+
+    def _has_room_by_now(self, model_id: str, failure: Failure) -> bool:
+        """Whether a failure was for want of room, and that is over: who took it left, perhaps."""
+        if failure.needed_bytes is None:
+            return False
+        try:
+            self._residents.gate(model_id)(failure.needed_bytes)
+        except NoRoom:
+            return False
+        return True
 
     async def _bring_up(self, slot: Slot, load: Load) -> Built:
         if slot.resident and slot.resident.leaving:
@@ -320,7 +339,9 @@ class Lifecycle:
         if load.found:
             words[load.found.folder.path] = entry.id
         kind = classify(error)
-        slot.failure = Failure(kind, public_reason(error, words), now_s + COOL_DOWN_S[kind])
+        needed_bytes = error.needed_bytes if isinstance(error, NoRoom) else None
+        reason, until_s = public_reason(error, words), now_s + COOL_DOWN_S[kind]
+        slot.failure = Failure(kind, reason, until_s, needed_bytes)
         is_expected = isinstance(error, FledgeError)
         log.error(
             "loading %s failed (%s): %s",

@@ -19,6 +19,10 @@ SHORTEST_S = 0.5
 """The least that is said of a load that goes on: who comes back sooner asks in vain."""
 
 
+LONGEST_GUESS_S = 60.0
+"""The most that is said where nobody knows, as of a download: who waits may look again by then."""
+
+
 @dataclass(eq=False, slots=True)
 class Load:
     """One load of one model, however many wait for it.
@@ -56,8 +60,8 @@ class Load:
         elapsed_s = now_s - self.stage_began_s
         if self.stage == "building":
             return max(estimate_s - elapsed_s, SHORTEST_S)
-        # Nobody knows how long a download or other loads take: after a minute, guess another one.
-        return max(estimate_s, elapsed_s, SHORTEST_S)
+        # Nobody knows how long a download or other loads take: guess as long again, to a point.
+        return max(estimate_s, min(elapsed_s, LONGEST_GUESS_S), SHORTEST_S)
 
     def answer(self, resident: Resident) -> int:
         """Give the model to everybody who still waits, and say to how many."""

@@ -43,7 +43,7 @@ class Loader(Protocol):
         Args:
             entry: the model.
             fits: called before a download, and only then, with the bytes of memory that the model
-                will take. What it raises ends the matter and must get through: `OutOfMemory`
+                will take at the least. What it raises ends the matter and must get through: `OutOfMemory`
                 where there will never be so many, or something else to have it done later.
 
         Raises:
@@ -52,7 +52,10 @@ class Loader(Protocol):
         ...
 
     def estimate_bytes(self, entry: ModelEntry) -> int | None:
-        """Memory that a model will take, by what its entry says; None: no idea. Does no I/O."""
+        """Memory that a model may take, by what its entry says; None: no idea. Does no I/O.
+
+        A guess: nothing is refused for it.
+        """
         ...
 
     def load(self, found: Found) -> RunningModel:

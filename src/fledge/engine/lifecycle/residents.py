@@ -16,7 +16,8 @@ from typing import Literal, TypeAlias
 from fledge.engine.lifecycle.daemons import Aside
 from fledge.engine.lifecycle.ports import LifecycleOptions, Memory
 from fledge.engine.routes import RunningModel
-from fledge.errors import OutOfMemory
+from fledge.engine.lifecycle.failures import NoRoom
+from fledge.names import format_bytes
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class Residents:
         """Count a model among the warm ones that nobody waits for. Needs no event loop.
 
         Raises:
-            OutOfMemory: there is no room for it beside the others.
+            NoRoom: there is no room for it beside the others.
         """
         self.gate(resident.id, may_evict=False)(resident.charge.bytes)
         self._charges.add(resident.charge)
@@ -148,15 +149,18 @@ class Residents:
         if not resident.users:
             self._became_idle(resident)
 
-    def gate(self, model_id: str, *, may_evict: bool = True) -> Callable[[int], None]:
+    def gate(
+        self, model_id: str, *, may_evict: bool = True, is_least: bool = False
+    ) -> Callable[[int], None]:
         """A check of what a model needs against the most it can ever have, as things stand now.
 
         Args:
             model_id: the model's.
             may_evict: others leave for it, unless they are pinned.
+            is_least: what is checked is the least that it needs, and may not be all.
 
         Returns:
-            The check, for any thread. It raises `OutOfMemory`, with what is needed and what there
+            The check, for any thread. It raises `NoRoom`, with what is needed and what there
             is.
         """
         if may_evict:
@@ -166,7 +170,8 @@ class Residents:
             }
         else:
             kept = {"those before it keep": list(self._charges)}
-        return partial(_check, model_id, self._options.budget_bytes, kept)
+        needs = f"{model_id} needs {'at least ' if is_least else ''}"
+        return partial(_check, needs, self._options.budget_bytes, kept)
 
     async def make_room(self, charge: Charge, needed_bytes: int) -> None:
         """Charge a model that is being loaded, once there is room; one at a time.
@@ -180,7 +185,7 @@ class Residents:
             needed_bytes: what it takes.
 
         Raises:
-            OutOfMemory: there never will be so much room. The charge stays as it was.
+            NoRoom: there never will be so much room. The charge stays as it was.
         """
         loop = asyncio.get_running_loop()
         fair_at = loop.time() + self._options.fair_wait_s
@@ -341,27 +346,16 @@ class Residents:
 
 
 def _check(
-    model_id: str, budget_bytes: int, kept: Mapping[str, Sequence[Charge]], needed_bytes: int
+    needs: str, budget_bytes: int, kept: Mapping[str, Sequence[Charge]], needed_bytes: int
 ) -> None:
     kept_bytes = sum(charge.bytes for charges in kept.values() for charge in charges)
     if needed_bytes <= budget_bytes - kept_bytes:
         return
     needed, most = format_bytes(needed_bytes), format_bytes(budget_bytes)
-    parts = [
-        f"{model_id} needs {needed} of memory, and models may take {most} (memory_budget_bytes)"
-    ]
+    parts = [f"{needs}{needed} of memory, and models may take {most} (memory_budget_bytes)"]
     for who, charges in kept.items():
         if charges:
             size = format_bytes(sum(charge.bytes for charge in charges))
             names = ", ".join(sorted(charge.model_id for charge in charges))
             parts.append(f"{who} {size} of that ({names})")
-    raise OutOfMemory("; ".join(parts))
-
-
-def format_bytes(size: float) -> str:
-    """A size for people: `87.4 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+    raise NoRoom("; ".join(parts), needed_bytes=needed_bytes)
