@@ -1,7 +1,7 @@
 """How long a request waits for a cold model, and what others notice of the load:
 `python -m benchmarks.cold_start`.
 
-Each measurement is a process of its own (`benchmarks.cold_models`). Takes ten minutes and 5 GB of
+Each measurement is a process of its own (`benchmarks.cold_models`). Takes five minutes and 8 GB of
 disk for models with random weights and their conversions; keep the machine quiet.
 """
 

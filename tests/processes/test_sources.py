@@ -96,9 +96,9 @@ def closed_port() -> int:
 def test_a_download_takes_what_a_model_needs_and_the_next_find_asks_nothing(tmp_path: Path) -> None:
     with FakeHub(TINY) as fake:
         env = environment(tmp_path, fake.url, HF_TOKEN="hf_dummy")
-        (first,) = run(env, ("find", REPOSITORY))
+        (first,) = run(env, ("find_by_id", REPOSITORY))
         asked = list(fake.requests)
-        (second,) = run(env, ("find", REPOSITORY))
+        (second,) = run(env, ("find_by_id", REPOSITORY))
         assert len(fake.requests) == len(asked)
     assert first["revision"] == COMMIT
     assert first["origin"] == f"downloaded from {fake.url}"
@@ -119,7 +119,7 @@ def test_a_download_takes_what_a_model_needs_and_the_next_find_asks_nothing(tmp_
 
 def test_a_connection_that_breaks_is_continued_where_it_broke(tmp_path: Path) -> None:
     with FakeHub(LARGE, cut=frozenset({"model.safetensors"})) as fake:
-        (found,) = run(environment(tmp_path, fake.url), ("find", REPOSITORY))
+        (found,) = run(environment(tmp_path, fake.url), ("find_by_id", REPOSITORY))
     ranges = [r.headers.get("range") for r in fake.asked("GET", "/model.safetensors")]
     assert ranges == [None, f"bytes={constants.DOWNLOAD_CHUNK_SIZE}-"]
     assert (Path(found["path"]) / "model.safetensors").read_bytes() == LARGE_WEIGHTS
@@ -131,13 +131,16 @@ def test_a_process_that_is_stopped_leaves_a_part_that_the_next_one_continues(
     with FakeHub(LARGE, hold=frozenset({"model.safetensors"})) as fake:
         env = environment(tmp_path, fake.url)
         with subprocess.Popen(
-            command(("find", REPOSITORY)), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command(("find_by_id", REPOSITORY)),
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as stopped:
             assert fake.arrived_in_the_middle.wait(30)
             wait_for_part(tmp_path)
             stopped.send_signal(signal.SIGINT)
             stopped.communicate(timeout=30)
-        (found,) = run(env, ("find", REPOSITORY))
+        (found,) = run(env, ("find_by_id", REPOSITORY))
     ranges = [r.headers.get("range") for r in fake.asked("GET", "/model.safetensors")]
     assert ranges == [None, f"bytes={constants.DOWNLOAD_CHUNK_SIZE}-"]
     assert (Path(found["path"]) / "model.safetensors").read_bytes() == LARGE_WEIGHTS
@@ -152,7 +155,7 @@ def test_weights_that_are_not_what_the_hub_announced_are_refused_and_thrown_away
         repository = tmp_path / "hub" / "models--acme--tiny"
         digest = hashlib.sha256(WEIGHTS).hexdigest()
         write(repository / "blobs", {f"{digest}.incomplete": bytes(1_000_000)})
-        refused, found = run(env, ("find", REPOSITORY), ("find", REPOSITORY))
+        refused, found = run(env, ("find_by_id", REPOSITORY), ("find_by_id", REPOSITORY))
     assert refused["error"] == "CorruptModel"
     assert digest in refused["message"]
     assert (Path(found["path"]) / "model.safetensors").read_bytes() == WEIGHTS
@@ -192,7 +195,7 @@ def test_a_refusal_of_the_hub_becomes_the_error_that_says_what_to_do(
         monkeypatch.setattr(hub, "HfApi", lambda **_: api)
         huggingface_hub.close_session()  # whose proxies were read from the environment
         with pytest.raises(ModelLoadError) as caught:
-            sources.find(REPOSITORY)
+            sources.find_by_id(REPOSITORY)
         huggingface_hub.close_session()
     assert type(caught.value).__name__ == expected
     assert REPOSITORY in str(caught.value)
@@ -203,7 +206,7 @@ def test_out_of_reach_the_error_says_what_to_do_and_the_cache_still_serves(tmp_p
     nowhere = f"http://127.0.0.1:{closed_port()}"
     snapshot = cache_snapshot(tmp_path, TINY)
     refused, cached = run(
-        environment(tmp_path, nowhere), ("find", "acme/other"), ("find", REPOSITORY)
+        environment(tmp_path, nowhere), ("find_by_id", "acme/other"), ("find_by_id", REPOSITORY)
     )
     assert refused["error"] == "ModelOffline"
     assert refused["chained"]
@@ -216,7 +219,7 @@ def test_offline_nothing_is_asked_and_the_error_says_what_to_do(tmp_path: Path) 
     cache_snapshot(tmp_path, incomplete)
     with FakeHub(TINY) as fake:
         env = environment(tmp_path, fake.url, HF_HUB_OFFLINE="1")
-        found, pulled = run(env, ("find", REPOSITORY), ("pull", REPOSITORY))
+        found, pulled = run(env, ("find_by_id", REPOSITORY), ("pull", REPOSITORY))
         assert fake.requests == []
     for answer in (found, pulled):
         assert answer["error"] == "ModelOffline"
@@ -227,7 +230,7 @@ def test_offline_nothing_is_asked_and_the_error_says_what_to_do(tmp_path: Path) 
 def test_a_partial_snapshot_is_completed(tmp_path: Path) -> None:
     cache_snapshot(tmp_path, {"config.json": TINY["config.json"]})
     with FakeHub(TINY) as fake:
-        (found,) = run(environment(tmp_path, fake.url), ("find", REPOSITORY))
+        (found,) = run(environment(tmp_path, fake.url), ("find_by_id", REPOSITORY))
     assert folders.what_is_missing(Path(found["path"])) is None
 
 
@@ -237,9 +240,9 @@ def test_an_older_repository_is_downloaded_with_its_torch_file_and_found_again(
     dense = {"2_Dense/config.json": b"{}", "2_Dense/pytorch_model.bin": b"x" * 100}
     with FakeHub({**OLD, **dense, "training_args.bin": b"code"}) as fake:
         env = environment(tmp_path, fake.url)
-        (first,) = run(env, ("find", REPOSITORY))
+        (first,) = run(env, ("find_by_id", REPOSITORY))
         asked = len(fake.requests)
-        (second,) = run(env, ("find", REPOSITORY))
+        (second,) = run(env, ("find_by_id", REPOSITORY))
         assert len(fake.requests) == asked
     assert second["path"] == first["path"]
     assert {name for name in files_of(first["path"]) if name.endswith(".bin")} == {
@@ -253,17 +256,10 @@ def test_a_repository_without_weights_is_refused_before_anything_is_downloaded(
 ) -> None:
     other = {name: content for name, content in OLD.items() if name != "pytorch_model.bin"}
     with FakeHub({**other, "tf_model.h5": b"another framework's"}) as fake:
-        (refused,) = run(environment(tmp_path, fake.url), ("find", REPOSITORY))
+        (refused,) = run(environment(tmp_path, fake.url), ("find_by_id", REPOSITORY))
     assert refused["error"] == "UnsupportedModel"
     assert "neither model.safetensors nor pytorch_model.bin" in refused["message"]
     assert not [request for request in fake.requests if "/resolve/" in request.path]
-
-
-def test_find_that_may_not_download_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "cached", lambda model: None)
-    monkeypatch.setattr(hub, "download", lambda model: pytest.fail("asked the hub"))
-    with pytest.raises(ModelOffline, match="does not download"):
-        sources.find("acme/absent", cache_only=True)
 
 
 def test_telemetry_is_off_unless_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,23 +301,26 @@ def test_a_folder_is_found_by_its_path_and_served_under_its_name(
     folder = write(tmp_path / "my-model", TINY)
     monkeypatch.chdir(tmp_path)
     for spelled in (str(folder), "./my-model", "my-model", "my-model/"):
-        found = sources.find(spelled)
+        found = sources.local(spelled)
+        assert found is not None
         assert (found.path, found.id) == (folder, "my-model")
     monkeypatch.chdir(folder)
-    assert sources.find(".").id == "my-model"
+    here = sources.local(".")
+    assert here is not None
+    assert here.id == "my-model"
 
 
 @pytest.mark.parametrize("model", ["./gone", "../gone", "/gone/model", "~/gone-model", "gone\\m"])
 def test_a_path_that_leads_nowhere_is_named_in_full(model: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
-        sources.find(model)
+        sources.local(model)
     assert str(Path(model).expanduser().absolute()) in str(caught.value)
 
 
-@pytest.mark.parametrize("model", ["", "~nobody-here", "/" + "x" * 9999])
+@pytest.mark.parametrize("model", ["~nobody-here", "/" + "x" * 9999])
 def test_no_name_whatever_breaks_the_search(model: str) -> None:
     with pytest.raises(ModelNotFound):
-        sources.find(model)
+        sources.local(model)
 
 
 @pytest.mark.parametrize("model", ["", "a/b/c", "two words", "acme/-tiny", "x" * 97])
@@ -330,12 +329,12 @@ def test_what_cannot_be_an_id_is_refused_without_asking(
 ) -> None:
     monkeypatch.setattr(hub, "download", lambda model: pytest.fail("asked the hub"))
     with pytest.raises(ModelNotFound, match="neither an existing folder nor a possible id"):
-        sources.find(model)
+        sources.find_by_id(model)
 
 
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"without config\.json"):
-        sources.find(str(tmp_path))
+        sources.local(str(tmp_path))
 
 
 # --- the default model's package ----------------------------------------------------------------
@@ -353,11 +352,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write(tmp_path / "a_packaged_model" / "model", TINY)
 
 
-@pytest.mark.parametrize("alias", [DEFAULT_MODEL, "all-MiniLM-L6-v2", "ALL-minilm-l6-V2"])
-def test_the_default_model_comes_from_its_package_under_each_name(
-    package: Path, alias: str
-) -> None:
-    found = sources.find(alias, cache_only=True)
+def test_the_default_model_comes_from_its_package(package: Path) -> None:
+    found = sources.find_by_id(DEFAULT_MODEL)
     assert (found.path, found.id) == (package, DEFAULT_MODEL)
     assert "package" in found.origin
 
@@ -365,14 +361,16 @@ def test_the_default_model_comes_from_its_package_under_each_name(
 def test_a_package_with_other_weights_is_refused_with_both_digests(package: Path) -> None:
     (package / "model.safetensors").write_bytes(b"other")
     with pytest.raises(CorruptModel) as caught:
-        sources.find(DEFAULT_MODEL)
+        sources.find_by_id(DEFAULT_MODEL)
     assert sources.PACKAGE_WEIGHTS_SHA256 in str(caught.value)
     assert hashlib.sha256(b"other").hexdigest() in str(caught.value)
 
 
-def test_the_package_serves_no_other_model(package: Path) -> None:
+@pytest.mark.usefixtures("package")
+def test_the_package_serves_no_other_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelOffline):
-        sources.find("acme/tiny", cache_only=True)
+        sources.find_by_id("acme/tiny")
 
 
 def test_models_on_this_machine_are_listed_with_their_sizes(

@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.conftest import require
+from tests.tiny import save_bert
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30
 OPENAI, HUGGING_FACE = "/v1/embeddings", "/"
@@ -33,7 +36,7 @@ class Server:
         self.process = process
         self._log = log
         self._stack = stack
-        url = self._line().split(" on ")[1].split(",")[0]
+        url = self._line().split(" on ")[1].split(",")[0].split(";")[0]
         self._line()  # a command to try
         self.address = urlsplit(url).hostname or "", urlsplit(url).port or 0
 
@@ -58,6 +61,11 @@ class Server:
 
     def expect(self, word: str) -> None:
         assert self._line() == f"{word}\n", self.log()
+
+    def rest(self) -> str:
+        """What it says until it has ended."""
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
 
     def wait(self) -> int:
         return self.process.wait(PATIENCE_S)
@@ -371,3 +379,19 @@ def test_a_thread_that_never_ends_does_not_keep_the_process(serve: Serve) -> Non
     server.stop()
     assert server.wait() == 0
     assert "a thread is still busy" in server.log()
+
+
+def test_a_server_that_is_building_a_model_stops_with_0_under_it(
+    serve: Serve, tmp_path: Path
+) -> None:
+    require("openvino", "OpenVINO is not installed")
+    folder = save_bert(tmp_path / "model")
+    server = serve(drain_timeout_s=0.3, builds=str(folder))
+    client = server.client()
+    ask(client)
+    server.expect("building")
+    server.stop()
+    assert server.wait() == 0, server.log()
+    # native code does not survive what the interpreter does at its end: it never gets there
+    assert server.rest() == ""
+    assert "Traceback" not in server.log()

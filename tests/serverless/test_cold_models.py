@@ -17,6 +17,10 @@ from tests.tiny import save_bert
 
 MANY = 200
 RANDOM_S = 60
+MARGIN_BYTES = 32_000_000
+"""For what no model is charged: requests at work, and freed memory that the heap has kept. The
+process was measured 12 MB below the budget; with all twenty models, of 7 MB and more each, it
+would be far above both."""
 LIMITS = httpx2.Limits(max_connections=MANY)
 
 
@@ -45,6 +49,16 @@ async def embed(
 ) -> httpx2.Response:
     path = f"/models/{model}/pipeline/feature-extraction"
     return await client.post(path, json={"inputs": text}, headers=headers)
+
+
+async def until(
+    client: httpx2.AsyncClient, model: str, is_so: Callable[[dict[str, Any]], bool]
+) -> None:
+    """Ask for the model's entry until it is as wanted."""
+    deadline = time.monotonic() + 60
+    while not is_so(one := (await client.get(f"/v1/models/{model}")).json()):
+        assert time.monotonic() < deadline, one
+        await asyncio.sleep(0.005)
 
 
 async def many(client: httpx2.AsyncClient, **headers: str) -> list[httpx2.Response]:
@@ -111,14 +125,14 @@ def test_an_openai_request_for_a_cold_model_is_held_until_it_is_warm(
 
 def test_a_client_that_leaves_does_not_cancel_the_load(models_dir: Path, tmp_path: Path) -> None:
     async def leave(client: httpx2.AsyncClient) -> None:
-        with pytest.raises(httpx2.ReadTimeout):
-            await client.post(
-                "/v1/embeddings", json={"model": "larger", "input": "w5"}, timeout=0.02
-            )
-        deadline = time.monotonic() + 60
-        while (await client.get("/v1/models/larger")).json()["status"] != "warm":
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.02)
+        leaving = asyncio.create_task(
+            client.post("/v1/embeddings", json={"model": "larger", "input": "w5"})
+        )
+        await until(client, "larger", lambda one: one["status"] == "loading")
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        await until(client, "larger", lambda one: one["status"] == "warm")
 
     with serving(tmp_path, "small-00", models_dir=models_dir, preload=False) as server:
         run(leave, server)
@@ -128,15 +142,22 @@ def test_a_client_that_leaves_does_not_cancel_the_load(models_dir: Path, tmp_pat
 def test_twenty_models_at_random_under_a_budget_for_three(
     models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No error, never more than the budget, and every vector the model's own."""
+    """No error, never more than the budget, and every vector the model's own.
+
+    What is charged is the server's own account; what the process really takes bears it out.
+    """
     names = [f"small-{number:02}" for number in range(20)]
     with serving(tmp_path, "small-00", models_dir=models_dir, preload=False) as server:
         needed = max(run(lambda c: memory_of(c, names), server))
     budget = int(3.4 * needed)
     seen: list[int] = []
+    anonymous: list[int] = []
     warm_ms: list[float] = []
 
     async def work(client: httpx2.AsyncClient) -> Counter[int]:
+        await embed(client, "small-00", **WAIT)
+        await client.post("/admin/models/small-00/unload")
+        anonymous.append(server.rss_anon_bytes())  # with the runtime, and without a model
         first = {name: (await embed(client, name, **WAIT)).json() for name in names}
         statuses: Counter[int] = Counter()
         end = time.monotonic() + RANDOM_S
@@ -156,6 +177,7 @@ def test_twenty_models_at_random_under_a_budget_for_three(
             while time.monotonic() < end:
                 listing = (await client.get("/v1/models?status=warm,loading")).json()["data"]
                 seen.append(sum(one["memory_bytes"] for one in listing if takes_memory(one)))
+                anonymous.append(server.rss_anon_bytes())
                 await asyncio.sleep(0.01)
 
         await asyncio.gather(watcher(), *(caller(seed) for seed in range(8)))
@@ -168,6 +190,7 @@ def test_twenty_models_at_random_under_a_budget_for_three(
 
     assert set(statuses) == {200}
     assert max(seen) <= budget
+    assert max(anonymous) - anonymous[0] <= budget + MARGIN_BYTES
     warm_ms.sort()
     with capsys.disabled():
         sys.stdout.write(
@@ -205,7 +228,7 @@ def test_unloading_lets_requests_in_flight_end_and_the_next_one_loads_again(
             asyncio.create_task(embed(client, "larger", f"w{5 + n} " * 60, **WAIT))
             for n in range(50)
         ]
-        await asyncio.sleep(0.05)
+        await until(client, "larger", lambda one: one["users"] > 0)
         unloaded = await client.post("/admin/models/larger/unload")
         assert unloaded.status_code == 200, unloaded.text
         answers = await asyncio.gather(*requests)
@@ -224,10 +247,7 @@ def test_an_idle_model_leaves_after_its_time_and_a_pinned_one_stays(
         await client.post("/admin/models/small-02/pin")
         await embed(client, "small-01", **WAIT)
         await embed(client, "small-02", **WAIT)
-        deadline = time.monotonic() + 30
-        while (await client.get("/v1/models/small-01")).json()["status"] != "cold":
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await until(client, "small-01", lambda one: one["status"] == "cold")
         pinned = (await client.get("/v1/models/small-02")).json()
         assert (pinned["status"], pinned["pinned"]) == ("warm", True)
 

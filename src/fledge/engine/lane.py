@@ -148,13 +148,18 @@ class Lane:
             channel.is_open = False
             self._wake.wait_for(lambda: not channel.works)
             self._channels = [one for one in self._channels if one is not channel]
-            if self._channels or self._thread is None:
+            if self._channels:
                 return
-            # the thread ends by finding that it is not the lane's any more, whoever comes next
-            thread, self._thread = self._thread, None
-            self._last_thread = thread
+            # it ends by finding that it is not the lane's any more, whoever comes next
+            self._let_thread_go()
+            last = self._last_thread
             self._wake.notify_all()
-        thread.join()
+        if last is not None:
+            last.join()
+
+    def _let_thread_go(self) -> None:
+        if self._thread is not None:
+            self._thread, self._last_thread = None, self._thread
 
     @contextmanager
     def arriving(self, channel: Channel, tokens: int) -> Iterator[None]:
@@ -237,8 +242,10 @@ class Lane:
         except BaseException:
             log.exception("the compute lane died")
             with self._wake:
-                self._thread = None
-                works = [work for channel in self._channels for work in channel.works.values()]
+                works: list[Work] = []
+                if self._thread is threading.current_thread():  # else others came, with their own
+                    self._let_thread_go()
+                    works = [work for one in self._channels for work in one.works.values()]
             for work in works:
                 _fail(work, BackendUnavailable("the compute lane died; see the server's log"))
             raise

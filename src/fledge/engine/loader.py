@@ -37,11 +37,13 @@ class LocalLoader:
         self._bytes_per_s: float | None = None
 
     def bytes_per_s(self) -> float:
-        """How fast weights were read when a model was found; a guess before."""
-        return self._bytes_per_s or USUAL_BYTES_PER_S
+        """How fast weights become a model: read as fast as the last ones were, then built."""
+        if self._bytes_per_s is None:
+            return USUAL_BYTES_PER_S
+        return 1 / (1 / self._bytes_per_s + 1 / USUAL_BYTES_PER_S)
 
     def estimate_bytes(self, entry: ModelEntry) -> int | None:
-        """By the number of parameters, if the catalogue knows it: for people, and for no refusal."""
+        """By the number of parameters, if the catalogue knows it. For people; refuses nothing."""
         if entry.parameters is None:
             return None
         return memory.bytes_of_parameters(entry.parameters, self._precision(entry.id))

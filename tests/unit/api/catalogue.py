@@ -55,15 +55,20 @@ IDS = [entry.id for entry in ENTRIES]
 
 
 class Catalogue:
-    """`ENTRIES`, or others: the first is warm, all others are cold until a test says otherwise."""
+    """`ENTRIES`, or others: the first is warm, all others are cold until a test says otherwise.
 
-    def __init__(self, *entries: ModelEntry, **settings: Any) -> None:
+    Any other model may be named, too, where a test `allows_any`.
+    """
+
+    def __init__(self, *entries: ModelEntry, allows_any: bool = False, **settings: Any) -> None:
         entries = entries or ENTRIES
         self.settings = Settings(**settings)
         self.deployments = FakeDeployments()
         card = fake_card(id=entries[0].id, dimension=384, max_seq_length=256)
         self.deployments.set(card.id, state="warm", card=card, memory_bytes=87_000_000)
-        self.service = Service(Catalog(entries), self.deployments, self.settings)
+        self.service = Service(
+            Catalog(entries, allows_any=allows_any), self.deployments, self.settings
+        )
         self.app = create_app(self.service, self.settings)
 
     def client(self) -> TestClient:

@@ -1,4 +1,4 @@
-"""A client of an application around a fake backend."""
+"""Clients of an application: around a fake backend, or around a catalogue of models."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,6 +11,7 @@ from fledge.api.app import create_app
 from fledge.service import Service
 from fledge.settings import Settings
 from fledge.testing import FakeBackend
+from tests.unit.api.catalogue import Catalogue
 
 
 class Serve(Protocol):
@@ -32,3 +33,13 @@ def serve() -> Iterator[Serve]:
             return stack.enter_context(client)
 
         yield start
+
+
+@pytest.fixture
+def place() -> Catalogue:
+    return Catalogue()
+
+
+@pytest.fixture
+def client(place: Catalogue) -> TestClient:
+    return place.client()

@@ -15,16 +15,6 @@ from tests.unit.api.conftest import Serve
 ROUTES = ("load", "unload", "pin", "unpin")
 
 
-@pytest.fixture
-def place() -> Catalogue:
-    return Catalogue()
-
-
-@pytest.fixture
-def client(place: Catalogue) -> TestClient:
-    return place.client()
-
-
 def refusal(response: Any) -> str:
     assert response.status_code == 403, response.text
     error = response.json()["error"]
@@ -131,7 +121,7 @@ def test_an_unknown_model_is_not_found(client: TestClient, route: str) -> None:
 
 def test_parameters_are_checked_and_the_others_named(client: TestClient) -> None:
     bad = client.post("/admin/models/org/plain/load?wait=soon")
-    assert bad.json()["error"]["message"] == "`wait` must be true or false, not 'soon'"
+    assert bad.json()["error"]["message"] == '`wait` must be true or false, not "soon"'
     response = client.post("/admin/models/org/plain/pin?wait=false")
     assert response.headers["x-fledge-ignored"] == "wait"
 
@@ -151,6 +141,10 @@ def test_a_server_that_others_reach_has_no_admin_without_a_key(route: str) -> No
         {"host": "api.example.org:8080"},
         {"x-forwarded-for": "203.0.113.5"},
         {"forwarded": "for=203.0.113.5"},
+        {"x-forwarded-host": "api.example.org"},
+        {"X-Forwarded-Proto": "https"},
+        {"x-real-ip": "203.0.113.5"},
+        {"via": "1.1 proxy"},
     ],
 )
 def test_callers_behind_a_proxy_of_this_machine_are_refused(headers: dict[str, str]) -> None:
@@ -165,7 +159,34 @@ def test_a_name_that_is_none_is_refused_where_any_may_be_asked_for() -> None:
     refusal(client.post("/admin/models/org/known/unload", headers={"host": "[x"}))
 
 
-@pytest.mark.parametrize("host", ["localhost:1", "127.0.0.2", "[::1]:8080"])
+@pytest.mark.parametrize("route", ROUTES)
+def test_admin_routes_can_be_switched_off(route: str) -> None:
+    place = Catalogue(admin_routes=False)
+    message = refusal(place.client().post(f"/admin/models/org/known/{route}"))
+    assert message == "admin routes are switched off here (admin_routes)"
+    assert place.deployments.loads + place.deployments.unloads + place.deployments.pins == []
+
+
+@pytest.mark.parametrize("admin_routes", [None, True])
+def test_admin_routes_are_for_this_machine_alone_whatever_else_is_said(
+    admin_routes: bool | None,
+) -> None:
+    place = Catalogue(admin_routes=admin_routes, host="0.0.0.0", no_auth=True)  # noqa: S104 - nothing listens
+    refusal(place.client().post("/admin/models/org/known/pin"))
+
+
+@pytest.mark.parametrize("route", ["unload", "pin", "unpin"])
+def test_only_a_load_makes_a_model_of_a_name(route: str) -> None:
+    place = Catalogue(allows_any=True)
+    client = place.client()
+    assert client.post(f"/admin/models/new/model/{route}").status_code == 404
+    assert client.post("/admin/models/new/model/load?wait=false").status_code in (200, 202)
+    assert client.post(f"/admin/models/new/model/{route}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:1", "localhost.", "app.localhost", "127.0.0.2", "[::1]:8080"]
+)
 def test_this_machine_has_several_names(client: TestClient, host: str) -> None:
     response = client.post("/admin/models/org/known/pin", headers={"host": host})
     assert response.status_code == 200

@@ -108,6 +108,27 @@ def test_overload_says_when_to_come_back(serve: Serve) -> None:
     assert headers["retry-after-ms"] == "2250"
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/"])
+def test_a_model_that_is_not_found_is_nothing_to_try_again(serve: Serve, path: str) -> None:
+    backend = FakeBackend()
+    backend.error = errors.ModelNotFound("the hub has no such repository", retry_after_s=600)
+    response = serve(backend).post(path, json={"input": "a", "inputs": "a"})
+    assert (response.status_code, response.headers["x-fledge-error"]) == (
+        404,
+        errors.ModelNotFound.code,
+    )
+    assert not [name for name in response.headers if name.startswith("retry-after")]
+
+
+def test_a_long_download_is_asked_after_once_a_minute(serve: Serve) -> None:
+    backend = FakeBackend()
+    backend.error = errors.ModelLoading("org/name", estimated_time_s=3600)
+    response = serve(backend).post("/", json={"inputs": "a"})
+    assert response.headers["retry-after"] == "60"
+    assert response.headers["retry-after-ms"] == "60000"
+    assert response.json()["estimated_time"] == 3600, "the estimate is told as it is"
+
+
 def test_coming_back_at_once_is_still_a_second_in_whole_seconds(serve: Serve) -> None:
     backend = FakeBackend()
     backend.error = errors.Overloaded("busy", retry_after_s=0.0)

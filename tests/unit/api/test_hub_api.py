@@ -7,23 +7,13 @@ import pytest
 from inline_snapshot import snapshot
 from starlette.testclient import TestClient
 
-from fledge.types import ModelEntry
+from fledge.types import ModelEntry, State
 from tests.unit.api.catalogue import ENTRIES, FOLDER, IDS, KNOWN, LARGE, PLAIN, Catalogue
 
 
 def ids(response: Any) -> list[str]:
     assert response.status_code == 200, response.text
     return [item["id"] for item in response.json()]
-
-
-@pytest.fixture
-def place() -> Catalogue:
-    return Catalogue()
-
-
-@pytest.fixture
-def client(place: Catalogue) -> TestClient:
-    return place.client()
 
 
 def test_a_model_has_the_hub_s_fields_as_far_as_they_are_known(client: TestClient) -> None:
@@ -146,7 +136,7 @@ def test_expanding_what_the_hub_does_not_have_is_refused(client: TestClient, pat
     assert response.status_code == 400
     message = response.json()["error"]
     assert message.startswith("`expand` must be one of author, baseModels, cardData")
-    assert message.endswith("not 'age'")
+    assert message.endswith('not "age"')
 
 
 @pytest.mark.parametrize(
@@ -385,3 +375,39 @@ def test_states_of_several_models_show_in_one_listing(place: Catalogue) -> None:
     place.deployments.set(FOLDER.id, state="failed")
     listed = place.client().get("/api/models?expand=inference").json()
     assert [item.get("inference") for item in listed] == ["warm", None, "warm", None]
+
+
+LOOKS = (
+    "/v1/models/{}",
+    "/models/{}",
+    "/api/models/{}",
+    "/api/models/{}/revision/main",
+    "/status/{}",
+    "/models/{}/info",
+)
+
+
+@pytest.mark.parametrize("path", LOOKS)
+def test_a_look_at_a_model_that_any_request_may_name_does_not_make_one(path: str) -> None:
+    client = Catalogue(allows_any=True).client()
+    assert client.get(path.format("no/such")).status_code == 404
+    assert client.get(path.format("org/plain")).status_code == 200, "cold, but of the catalogue"
+
+
+@pytest.mark.parametrize("path", LOOKS)
+@pytest.mark.parametrize("state", ["loading", "warm", "failed"])
+def test_a_model_that_was_asked_for_can_be_looked_at_before_it_has_joined(
+    path: str, state: State
+) -> None:
+    place = Catalogue(allows_any=True)
+    place.deployments.set("new/model", state=state)
+    assert place.client().get(path.format("new/model")).status_code == 200
+
+
+def test_a_model_that_has_joined_stays_when_it_is_cold_again() -> None:
+    place = Catalogue(allows_any=True)
+    client = place.client()
+    assert client.post("/models/new/model", json={"inputs": "a"}).status_code == 200
+    place.deployments.set("new/model", state="cold")
+    assert client.get("/api/models/new/model").status_code == 200
+    assert ids(client.get("/api/models?search=new")) == ["new/model"]

@@ -321,7 +321,7 @@ def test_an_unknown_model_is_not_found(serve: Serve) -> None:
     response = serve().post("/models/no/such", json={"inputs": "a"})
     assert response.status_code == 404
     assert response.json() == {
-        "error": "the model 'no/such' is not served here; served: fledge/fake",
+        "error": 'the model "no/such" is not served here; served: fledge/fake',
         "error_type": "NotFound",
     }
 

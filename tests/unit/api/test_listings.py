@@ -24,16 +24,6 @@ def error(response: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-def place() -> Catalogue:
-    return Catalogue()
-
-
-@pytest.fixture
-def client(place: Catalogue) -> TestClient:
-    return place.client()
-
-
 def test_models_are_listed_with_and_without_the_prefix(client: TestClient) -> None:
     listed = client.get("/v1/models")
     assert listed.json().keys() == {"object", "data"}
@@ -53,7 +43,7 @@ def test_an_unknown_model_is_not_found(serve: Serve, path: str) -> None:
     response = serve().get(path)
     assert response.status_code == 404
     assert response.json()["error"] == {
-        "message": "the model 'other' is not served here; served: fledge/fake",
+        "message": 'the model "other" is not served here; served: fledge/fake',
         "type": "invalid_request_error",
         "param": "model",
         "code": "model_not_found",
@@ -84,6 +74,8 @@ def test_a_warm_model_tells_what_its_card_and_the_catalogue_know(client: TestCli
             "summary": "A small model for search.",
             "aliases": ["old-name"],
             "memory_bytes": 87000000,
+            "users": 0,
+            "idle_s": 0.0,
             "revision": "0123abc",
             "precision": "fp32",
             "family": "fake",
@@ -156,10 +148,22 @@ def test_a_loading_model_tells_how_far_it_is(place: Catalogue, client: TestClien
     assert described["memory_bytes"] == 5
 
 
+def test_a_model_in_memory_tells_who_uses_it(place: Catalogue, client: TestClient) -> None:
+    place.deployments.set(PLAIN.id, state="warm", memory_bytes=5, users=2)
+    place.deployments.set(LARGE.id, state="warm", memory_bytes=5, idle_s=12.3456)
+    use = {
+        one["id"]: (one["users"], one["idle_s"])
+        for one in client.get("/v1/models?status=warm").json()["data"]
+    }
+    assert use == {"org/known": (0, 0.0), "org/plain": (2, 0.0), "Other/Large-Model": (0, 12.346)}
+    cold = client.get("/v1/models/my-folder").json()
+    assert cold.keys().isdisjoint(("users", "idle_s"))
+
+
 def test_a_running_model_of_unknown_size_claims_none(serve: Serve) -> None:
     described = serve(FakeBackend(fake_card(id="org/name"))).get("/v1/models/name").json()
     assert (described["status"], described["pinned"]) == ("warm", True)
-    assert "memory_bytes" not in described
+    assert described.keys().isdisjoint(("memory_bytes", "users", "idle_s"))
 
 
 @pytest.mark.parametrize(
@@ -243,22 +247,22 @@ def test_nobody_likes_models_here_so_their_order_stays(client: TestClient) -> No
     [
         (
             "status=hot",
-            "cold, loading, warm, failed, active, pending_deploy or not_deployed, not 'hot'",
+            'cold, loading, warm, failed, active, pending_deploy or not_deployed, not "hot"',
         ),
-        ("inference=lukewarm", "warm or cold, not 'lukewarm'"),
+        ("inference=lukewarm", 'warm or cold, not "lukewarm"'),
         (
             "sort=size",
-            "trendingScore, trending, downloads, likes, createdAt or lastModified, not 'size'",
+            'trendingScore, trending, downloads, likes, createdAt or lastModified, not "size"',
         ),
-        ("direction=2&sort=likes", "-1 or 1, not '2'"),
-        ("page=0", "at least 1, not '0'"),
-        ("page=one", "a whole number, not 'one'"),
-        ("per_page=1001", "at most 1000, not '1001'"),
-        ("limit=5000", "at most 1000, not '5000'"),
-        ("limit=-1", "at least 1, not '-1'"),
-        ("after=nobody", "the id of a model of this listing, not 'nobody'"),
-        ("recommended=perhaps", "true or false, not 'perhaps'"),
-        ("num_parameters=1B-2B", "a range as min:100M,max:1.5B, not '1B-2B'"),
+        ("direction=2&sort=likes", '-1 or 1, not "2"'),
+        ("page=0", 'at least 1, not "0"'),
+        ("page=one", 'a whole number, not "one"'),
+        ("per_page=1001", 'at most 1000, not "1001"'),
+        ("limit=5000", 'at most 1000, not "5000"'),
+        ("limit=-1", 'at least 1, not "-1"'),
+        ("after=nobody", 'the id of a model of this listing, not "nobody"'),
+        ("recommended=perhaps", 'true or false, not "perhaps"'),
+        ("num_parameters=1B-2B", 'a range as min:100M,max:1.5B, not "1B-2B"'),
     ],
 )
 def test_a_value_that_means_nothing_is_named_with_those_that_do(
@@ -267,6 +271,24 @@ def test_a_value_that_means_nothing_is_named_with_those_that_do(
     field = query.partition("=")[0]
     found = error(client.get(f"/v1/models?{query}"))
     assert (found["param"], found["message"]) == (field, f"`{field}` must be {expected}")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/v1/models", "search"), ("/v1/models", "q"), ("/api/models", "search")]
+)
+def test_more_words_than_anybody_looks_for_are_refused(
+    client: TestClient, path: str, name: str
+) -> None:
+    words = [f"w{number}" for number in range(17)]
+    assert client.get(path, params={name: " ".join(words[:16])}).status_code == 200
+    response = client.get(path, params={name: " ".join(words)})
+    assert response.status_code == 400
+    assert f"`{name}` must be at most 16 words, not " in response.text
+    assert len(response.text) < 400
+
+
+def test_a_word_that_is_repeated_is_looked_for_once(client: TestClient) -> None:
+    assert ids(client.get("/v1/models", params={"search": "org " * 1000})) == IDS[:2]
 
 
 def test_two_ways_through_one_listing_are_one_too_many(client: TestClient) -> None:

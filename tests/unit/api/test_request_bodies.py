@@ -74,7 +74,7 @@ def test_a_body_that_is_not_json_is_refused_with_the_place(
         ("/v1/embeddings", {"input": [2**63]}, "`input[0]` is 9223372036854775808"),
         ("/v1/embeddings", {"input": [[2**80]]}, "`input[0][0]` must be a token id"),
         ("/v1/embeddings", {"input": "a", "model": 5}, "`model` must be a string, not 5"),
-        ("/v1/embeddings", {"input": "a", "model": "x"}, "the model 'x' is not served here"),
+        ("/v1/embeddings", {"input": "a", "model": "x"}, 'the model "x" is not served here'),
         ("/v1/embeddings", {"input": "a", "dimensions": 0}, "`dimensions` is 0; fledge/fake takes"),
         ("/v1/embeddings", {"input": "a", "dimensions": 9}, "`dimensions` is 9; fledge/fake takes"),
         ("/v1/embeddings", {"input": "a", "dimensions": "3"}, "a whole number, not the string "),

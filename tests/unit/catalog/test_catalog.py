@@ -52,7 +52,7 @@ def test_of_two_entries_with_one_id_the_first_counts() -> None:
 
 
 def test_an_unknown_name_among_few_is_told_all_of_them() -> None:
-    with pytest.raises(UnknownModel, match="the model 'huge' is not served here; served: org/Mini"):
+    with pytest.raises(UnknownModel, match='the model "huge" is not served here; served: org/Mini'):
         Catalog([MINI, LARGE]).find("huge")
 
 
@@ -60,7 +60,7 @@ def test_an_unknown_name_among_many_is_told_the_nearest() -> None:
     catalog = Catalog([MINI, LARGE, *(ModelEntry(id=f"org/model-{n}") for n in range(100))])
     with pytest.raises(UnknownModel, match=r"did you mean org/Mini-LM\?; GET /v1/models lists"):
         catalog.find("mini-lmm")
-    with pytest.raises(UnknownModel, match="'zzzz' is not served here; GET /v1/models lists"):
+    with pytest.raises(UnknownModel, match='"zzzz" is not served here; GET /v1/models lists'):
         catalog.find("zzzz")
 
 
@@ -106,6 +106,10 @@ def test_any_id_of_the_hub_is_a_model_where_that_is_allowed(name: str) -> None:
     catalog = Catalog([MINI], allows_any=True)
     assert catalog.find(name) == ModelEntry(id=name.partition(":")[0])
     assert catalog.entries() == [MINI], "it has not joined before it was loaded"
+    with pytest.raises(UnknownModel):
+        catalog.find(name, may_join=False)
+    catalog.add(ModelEntry(id=name.partition(":")[0]))
+    assert catalog.find(name, may_join=False).id == name.partition(":")[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A folder of models on slow storage: nobody waits for it, and what is new is found all the same."""
+"""A folder of models on slow storage: nobody waits for it, and what is new is found yet."""
 
 import threading
 from collections.abc import Sequence

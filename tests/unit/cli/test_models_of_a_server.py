@@ -8,7 +8,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from fledge.errors import CorruptModel
+from fledge.cli.remote import Server, path_of
+from fledge.errors import CorruptModel, ServerRefused, ServerUnreachable
+from fledge.settings import Settings
 from fledge.types import ModelEntry
 from tests.clients.serving import Recording, serving
 from tests.unit.api.catalogue import ENTRIES, KNOWN, LARGE, PLAIN, Catalogue
@@ -80,7 +82,7 @@ def test_the_server_s_own_words_are_shown(place: Catalogue, url: str) -> None:
     assert failed.stderr == "error: model.safetensors ends too early\n"
     unknown = run("models", "pin", "org/none", "--url", url)
     assert unknown.exit_code == 1
-    assert "'org/none' is not served here" in unknown.stderr
+    assert '"org/none" is not served here' in unknown.stderr
 
 
 def test_status_shows_what_is_not_cold(place: Catalogue, url: str) -> None:
@@ -128,6 +130,15 @@ def test_a_server_that_does_not_run_is_one_line() -> None:
         f"error: no answer from http://127.0.0.1:{port}: Connection refused; start a server with "
         "`fledge serve`, or say with --url where it is\n"
     )
+
+
+def test_a_program_can_tell_a_silent_server_from_one_that_refuses(url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(ServerUnreachable):
+        Server(f"http://127.0.0.1:{port}", Settings()).ask("GET", "/v1/models")
+    with pytest.raises(ServerRefused, match="is not served here"):
+        Server(url, Settings()).ask("POST", path_of("org/none", "pin"))
 
 
 def test_something_else_that_answers_is_one_line() -> None:

@@ -1,5 +1,6 @@
 """The compute lane with a computation that the test holds in its hands."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -442,3 +443,54 @@ def test_a_model_that_comes_after_the_last_one_has_left_is_computed(bench: Bench
     later = bench.attach(Model())
 
     assert result(bench.submit(7, channel=later)) == [[7, 1]]
+
+
+def test_a_model_that_comes_while_the_last_one_leaves_neither_waits_nor_is_lost(
+    bench: Bench,
+) -> None:
+    bench.model.gate.clear()
+    left = bench.submit(1)
+    bench.model.wait_until_computing()
+    left.cancel()  # nothing is owed any more, but the batch is still computed
+    leaving = threading.Thread(target=bench.lane.detach, args=(bench.channel,))
+    leaving.start()
+    assert eventually(lambda: not bench.lane.alive)
+    attached: list[Channel] = []
+    coming = threading.Thread(target=lambda: attached.append(bench.attach(Model())))
+    coming.start()
+    coming.join(TIMEOUT_S)
+    assert not coming.is_alive()
+    assert leaving.is_alive()
+    answer = bench.submit(7, channel=attached[0])
+    bench.model.gate.set()
+    assert result(answer) == [[7, 1]]
+    leaving.join(TIMEOUT_S)  # it waits for its own thread, not for the newcomer's
+    assert not leaving.is_alive()
+    assert bench.lane.alive
+
+
+def test_models_that_come_and_go_in_many_threads_are_all_computed() -> None:
+    lane = Lane(batch_target_ms=1, max_queued_tokens=10**6)
+    answers: list[list[list[float]]] = []
+
+    def come_and_go() -> None:
+        for _ in range(100):
+            channel = Channel(Model().compute, COST, rate=1.0)
+            lane.attach(channel)
+            future = lane.submit(channel, [Row([3])], priority=0, deadline=None)
+            answers.append(result(future))
+            lane.detach(channel)
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that threads meet in the few lines where they can
+    try:
+        threads = [threading.Thread(target=come_and_go, daemon=True) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(6 * TIMEOUT_S)
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert not any(thread.is_alive() for thread in threads)
+    assert answers == [[[3, 1]]] * 300
+    assert not lane.alive

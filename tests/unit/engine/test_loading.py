@@ -17,7 +17,7 @@ from fledge.engine.sources import ModelFolder
 from fledge.engine.static import StaticBackend
 from fledge.errors import CorruptModel, UnsupportedModel
 from fledge.testing import fake_card
-from fledge.types import EmbedJob
+from fledge.types import EmbedJob, Precision
 from tests.static_folders import PACKAGE, draw, save_modules, save_static, write
 from tests.tiny import save_bert
 from tests.unit.engine.test_routes import Route
@@ -30,13 +30,15 @@ class Transformers:
 
     def __init__(self, *, fails: bool = False) -> None:
         self.recipes: list[Recipe] = []
+        self.precisions: set[Precision] = set()
         self.models: list[Route] = []
         self._fails = fails
 
-    def __call__(self, source: ModelFolder, recipe: Recipe) -> RunningModel:
+    def __call__(self, source: ModelFolder, recipe: Recipe, precision: Precision) -> RunningModel:
         if self._fails and self.recipes:
             raise CorruptModel("damaged")
         self.recipes.append(recipe)
+        self.precisions.add(precision)
         card = fake_card(id=source.id, dimension=recipe.dimension, normalizes=recipe.normalizes)
         self.models.append(Route(card))
         return self.models[-1]
@@ -44,7 +46,9 @@ class Transformers:
 
 def load(folder: Path, transformers: Transformers) -> RunningModel:
     source = ModelFolder(folder, "test/any", "abc", "a test")
-    return load_backend(source, load_transformer=transformers, max_queued_tokens=1000)
+    return load_backend(
+        source, load_transformer=transformers, precision="bf16", max_queued_tokens=1000
+    )
 
 
 def save_routed(root: Path, *, behind: Sequence[str] = ()) -> Path:

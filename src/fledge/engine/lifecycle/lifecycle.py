@@ -281,10 +281,8 @@ class Lifecycle:
     def _begin(self, slot: Slot, entry: ModelEntry, *, again: bool) -> Load:
         """Begin to load a model, unless it is known that it would fail."""
         now_s = self._clock()
-        failure = slot.failure
-        if failure and failure.until_s > now_s and not again:
-            if not self._has_room_by_now(entry.id, failure):
-                raise failure.error(now_s)
+        if not again and (failure := slot.failure) and self._stands(entry.id, failure, now_s):
+            raise failure.error(now_s)
         load = Load(entry, began_s=now_s)
         slot.load, slot.failure = load, None
         task = asyncio.create_task(self._bring_up(slot, load))
@@ -292,15 +290,15 @@ class Lifecycle:
         load.task = task
         return load
 
-    def _has_room_by_now(self, model_id: str, failure: Failure) -> bool:
-        """Whether a failure was for want of room, and that is over: who took it left, perhaps."""
-        if failure.needed_bytes is None:
-            return False
+    def _stands(self, model_id: str, failure: Failure, now_s: float) -> bool:
+        """Whether a failure is still remembered, and would be one again: room is soon counted."""
+        if failure.until_s <= now_s or failure.needed_bytes is None:
+            return failure.until_s > now_s
         try:
             self._residents.gate(model_id)(failure.needed_bytes)
         except NoRoom:
-            return False
-        return True
+            return True
+        return False
 
     async def _bring_up(self, slot: Slot, load: Load) -> Built:
         if slot.resident and slot.resident.leaving:

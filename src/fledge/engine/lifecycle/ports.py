@@ -43,8 +43,9 @@ class Loader(Protocol):
         Args:
             entry: the model.
             fits: called before a download, and only then, with the bytes of memory that the model
-                will take at the least. What it raises ends the matter and must get through: `OutOfMemory`
-                where there will never be so many, or something else to have it done later.
+                will take at the least. What it raises ends the matter and must get through:
+                `NoRoom` where there will never be so many, or something else to have it done
+                later.
 
         Raises:
             ModelLoadError: there are none, or they cannot be had.

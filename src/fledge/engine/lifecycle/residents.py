@@ -14,9 +14,9 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 from fledge.engine.lifecycle.daemons import Aside
+from fledge.engine.lifecycle.failures import NoRoom
 from fledge.engine.lifecycle.ports import LifecycleOptions, Memory
 from fledge.engine.routes import RunningModel
-from fledge.engine.lifecycle.failures import NoRoom
 from fledge.names import format_bytes
 
 log = logging.getLogger(__name__)

@@ -22,11 +22,6 @@ from tests.unit.engine.lifecycle.fakes import (
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_closing_refuses_new_requests_lets_the_present_ones_end_and_unloads_all() -> None:
     world = World()
     a = await held(world, "a")

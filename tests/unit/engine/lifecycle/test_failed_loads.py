@@ -28,11 +28,6 @@ from tests.unit.engine.lifecycle.fakes import (
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_fifty_who_wait_for_a_load_that_fails_all_get_the_reason() -> None:
     world = World()
     world.aside.hold(BUILD)

@@ -27,11 +27,6 @@ from tests.unit.engine.lifecycle.fakes import (
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_model_leaves_when_nobody_used_it_for_as_long_as_it_is_kept() -> None:
     world = World(keep_alive_s=60.0)
     await world.touch("a")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fledge.engine.lifecycle.builder import DOWNLOADS, LOOKUPS
-from fledge.engine.lifecycle.loads import SHORTEST_S, UNKNOWN_S
+from fledge.engine.lifecycle.loads import LONGEST_GUESS_S, SHORTEST_S, UNKNOWN_S
 from fledge.errors import (
     ModelLoading,
     ModelNotFound,
@@ -29,11 +29,6 @@ from tests.unit.engine.lifecycle.fakes import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def steps(coroutine: Coroutine[Any, Any, object]) -> int:
@@ -316,6 +311,8 @@ async def test_of_a_download_nobody_knows_more_than_how_long_it_takes_already() 
     await settle()
     world.clock.now_s += 60
     assert world.lifecycle.status(entry("a")).remaining_s == pytest.approx(60)
+    world.clock.now_s += 3600  # and says no more than a minute: who waits should look again
+    assert world.lifecycle.status(entry("a")).remaining_s == LONGEST_GUESS_S
 
 
 async def test_a_model_that_left_is_held_by_nothing() -> None:

@@ -22,11 +22,6 @@ from tests.unit.engine.lifecycle.fakes import (
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_the_least_recently_used_idle_model_leaves_first_and_then_the_next() -> None:
     world = World(budget_bytes=30 * MB)
     await world.touch("a", "b", "c", "a")
@@ -167,23 +162,52 @@ async def test_two_models_that_do_not_fit_together_take_turns_under_constant_use
 async def test_a_model_that_can_never_fit_is_refused_at_once_with_both_numbers() -> None:
     world = World(budget_bytes=30 * MB)
     await world.touch("a")
-    world.loader.sizes["big"] = Size(estimate=1_300 * MB)
+    world.loader.sizes["big"] = Size(needed=1_300 * MB)
     with pytest.raises(OutOfMemory) as error:
-        async with world.use("big", patience_s=0):
-            pass
+        await world.touch("big")
     assert str(error.value) == (
         "big needs 1.3 GB of memory, and models may take 30.0 MB (memory_budget_bytes)"
     )
     assert error.value.retry_after_s == 60
-    assert world.loader.found == ["a"]
+    with pytest.raises(OutOfMemory):
+        async with world.use("big", patience_s=0):
+            pass
+    assert world.loader.found == ["a", "big"]
+    assert world.loader.tried == ["a"]
     assert world.state("a") == "warm"
+
+
+async def test_a_guess_by_the_number_of_parameters_refuses_nobody() -> None:
+    world = World(budget_bytes=30 * MB)
+    world.loader.sizes["multilingual"] = Size(estimate=1_160 * MB, needed=20 * MB)
+    await world.touch("multilingual")
+    assert world.state("multilingual") == "warm"
+
+
+@pytest.mark.parametrize("room_is_made", ["by unpinning", "by unloading"])
+async def test_a_refusal_for_want_of_room_is_forgotten_when_there_is_room(
+    room_is_made: str,
+) -> None:
+    world = World(budget_bytes=30 * MB, pinned=frozenset({"a"}))
+    await world.touch("a")
+    world.loader.sizes["big"] = Size(needed=25 * MB)
+    for _ in range(2):
+        with pytest.raises(OutOfMemory):
+            await world.touch("big")
+    assert world.loader.found == ["a", "big"]  # remembered for as long as it is so
+    if room_is_made == "by unpinning":
+        world.lifecycle.pin(entry("a"), is_pinned=False)
+    else:
+        await world.lifecycle.unload(entry("a"))
+    await world.touch("big")
+    assert world.state("big") == "warm"
 
 
 async def test_it_is_refused_before_a_download_where_the_hub_tells_its_size() -> None:
     world = World(budget_bytes=30 * MB)
     world.loader.away.add("big")
     world.loader.sizes["big"] = Size(needed=40 * MB)
-    with pytest.raises(OutOfMemory, match=r"40\.0 MB.*30\.0 MB"):
+    with pytest.raises(OutOfMemory, match=r"at least 40\.0 MB.*30\.0 MB"):
         await world.touch("big")
     assert world.loader.found == []
     assert world.lifecycle.status(entry("big")).failure == "out_of_memory"
@@ -277,6 +301,13 @@ async def test_a_measure_that_is_far_too_small_does_not() -> None:
     world.loader.sizes["a"] = Size(needed=20 * MB, taken=9 * MB)
     await world.touch("a")
     assert world.lifecycle.charged_bytes == 20 * MB
+
+
+async def test_a_measure_that_has_the_work_of_others_in_it_is_not_believed_whole() -> None:
+    world = World(budget_bytes=1000 * MB)
+    world.loader.sizes["a"] = Size(needed=100 * MB, taken=900 * MB)
+    await world.touch("a")
+    assert world.lifecycle.charged_bytes == (150 + 64) * MB
 
 
 async def test_a_model_that_took_more_than_estimated_makes_others_leave_before_it_serves() -> None:

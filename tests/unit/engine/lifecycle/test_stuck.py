@@ -19,11 +19,6 @@ from tests.unit.engine.lifecycle.fakes import (
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_build_that_is_stuck_fails_and_the_next_one_goes_on() -> None:
     world = World(longest_build_s=0.01)
     world.aside.hold(BUILD)

@@ -18,11 +18,6 @@ pytestmark = pytest.mark.anyio
 TIMEOUT_S = 10
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_call_runs_in_a_daemon_thread_of_that_name() -> None:
     thread = await call_in_daemon("some-work", threading.current_thread)
     assert (thread.name, thread.daemon) == ("some-work", True)
