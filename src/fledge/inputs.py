@@ -19,11 +19,6 @@ def item_path(field_name: str, *, is_single: bool = False) -> Path:
     return (lambda _: field_name) if is_single else (lambda index: f"{field_name}[{index}]")
 
 
-def quoted(name: str) -> str:
-    """A name from outside, in quotes and of a bounded length."""
-    return f"{name[:200]!r}" if len(name) <= 200 else f"{name[:200]!r}..."
-
-
 def check_lengths(
     inputs: Sequence[object], field_name: str, *, max_inputs: int, max_ids: int
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fledge.errors import InvalidRequest, UnknownPrompt
-from fledge.inputs import quoted
+from fledge.names import quoted
 from fledge.types import Item, ModelCard, Side
 
 _QUERY = ("query", "search_query", "retrieval_query", "s2p_query", "web_search_query")

@@ -145,7 +145,7 @@ def test_an_input_type_picks_the_prompt_and_the_side(model: Model, backend: Fake
             model.embed("one", input_type=input_type), model.embed(f"{input_type}: one")
         )
         assert backend.jobs[-2].side == input_type
-    with pytest.raises(InvalidRequest, match="`input_type` is 'poem'; known are query,"):
+    with pytest.raises(InvalidRequest, match='`input_type` is "poem"; known are query,'):
         model.embed("one", input_type="poem")
 
 
@@ -375,7 +375,7 @@ def test_rerank_takes_every_choice_of_a_prompt_for_either_part(
         (1, ["a"], {}, "`query` is of type int; give a text"),
         ("q", ["a"], {"top_n": "1"}, "`top_n` is of type str; give a whole number"),
         ("q", ["a"], {"document_prompt_name": 5}, "`document_prompt_name` is of type int"),
-        ("q", ["a"], {"document_input_type": "no"}, "`document_input_type` is 'no'; known are"),
+        ("q", ["a"], {"document_input_type": "no"}, '`document_input_type` is "no"; known are'),
     ],
 )
 def test_rerank_refuses_what_cannot_be_ranked(

@@ -156,7 +156,7 @@ def test_a_prompt_of_no_text_has_its_name_told_all_the_same() -> None:
 
 
 def test_an_unknown_prompt_is_refused_with_the_list_of_the_models_own() -> None:
-    with pytest.raises(UnknownPrompt, match=r"no prompt 'nope'; its prompts: query, passage"):
+    with pytest.raises(UnknownPrompt, match=r'no prompt "nope"; its prompts: query, passage'):
         choose(E5, prompt_name="nope")
     with pytest.raises(UnknownPrompt, match="its prompts: none") as caught:
         choose(NONE, prompt_name="Query", prefix="document_")
@@ -205,7 +205,7 @@ def test_an_input_type_and_a_task_of_one_meaning_go_together(
 def test_an_input_type_and_a_task_of_two_meanings_are_refused(
     prompts: Mapping[str, str], input_type: str, task: str
 ) -> None:
-    said = f"`input_type` is '{input_type}' and `parameters.task` is '{task}'; they are two names"
+    said = f'`input_type` is "{input_type}" and `parameters.task` is "{task}"; they are two names'
     card = fake_card(prompts=prompts)
     paths = {"task": "parameters.task"}
     choice = PromptChoice(input_type=input_type, task=task, paths=paths)
@@ -225,7 +225,7 @@ def test_an_unknown_input_type_is_refused_with_those_known_and_the_models_own(va
 
 def test_an_unknown_input_type_is_refused_beside_a_prompt_too() -> None:
     for choice in ({"prompt": "mine: "}, {"prompt_name": "query"}):
-        with pytest.raises(InvalidRequest, match="`input_type` is 'nope'"):
+        with pytest.raises(InvalidRequest, match='`input_type` is "nope"'):
             choose(E5, input_type="nope", **choice)
 
 

@@ -11,9 +11,11 @@ FORTY_TOKENS = ["x" * 156]
 def test_beyond_the_limit_a_request_is_told_to_come_back() -> None:
     room = WaitingRoom(100)
     with room.place(FORTY_TOKENS), room.place(FORTY_TOKENS):
-        with pytest.raises(Overloaded, match="about 80 tokens are waiting") as caught:
-            with room.place(FORTY_TOKENS):
-                pass
+        with (
+            pytest.raises(Overloaded, match="about 80 tokens are waiting") as caught,
+            room.place(FORTY_TOKENS),
+        ):
+            pass
         assert caught.value.retry_after_s > 0
     with room.place(FORTY_TOKENS):
         pass

@@ -106,13 +106,13 @@ def test_a_body_that_is_not_json_is_refused_with_the_place(
         (
             "/",
             {"inputs": "a", "parameters": {"input_type": "no"}},
-            "`parameters.input_type` is 'no'; known are",
+            '`parameters.input_type` is "no"; known are',
         ),
-        ("/", {"inputs": "a", "parameters": {"task": "no"}}, "`parameters.task` is 'no'; known"),
+        ("/", {"inputs": "a", "parameters": {"task": "no"}}, '`parameters.task` is "no"; known'),
         (
             "/",
             {"inputs": "a", "parameters": {"prompt_name": "no"}},
-            "`parameters.prompt_name`: fledge/fake has no prompt 'no'; its prompts",
+            '`parameters.prompt_name`: fledge/fake has no prompt "no"; its prompts',
         ),
         (
             "/",
@@ -122,18 +122,18 @@ def test_a_body_that_is_not_json_is_refused_with_the_place(
         (
             "/",
             {"inputs": "a", "input_type": "query", "parameters": {"task": "passage"}},
-            "`input_type` is 'query' and `parameters.task` is 'passage'; they are two names",
+            '`input_type` is "query" and `parameters.task` is "passage"; they are two names',
         ),
         ("/v1/embeddings", {"input": "a", "prompt_name": "no"}, "its prompts: query, document"),
         ("/v1/embeddings", {"input": "a", "prompt": 5}, "`prompt` must be a string, not 5"),
         ("/v1/embeddings", {"input": "a", "prompt": ["q: "]}, "`prompt` must be a string, not a"),
         ("/v1/embeddings", {"input": "a", "input_type": 5}, "`input_type` must be a string, not 5"),
-        ("/v1/embeddings", {"input": "a", "input_type": "no"}, "`input_type` is 'no'; known are"),
-        ("/v1/embeddings", {"input": "a", "task": "no"}, "`task` is 'no'; known are query, sear"),
+        ("/v1/embeddings", {"input": "a", "input_type": "no"}, '`input_type` is "no"; known are'),
+        ("/v1/embeddings", {"input": "a", "task": "no"}, '`task` is "no"; known are query, sear'),
         (
             "/v1/embeddings",
             {"input": "a", "task": "query", "input_type": "document"},
-            "`input_type` is 'document' and `task` is 'query'; they are two names of one field",
+            '`input_type` is "document" and `task` is "query"; they are two names of one field',
         ),
         (
             "/v1/embeddings",

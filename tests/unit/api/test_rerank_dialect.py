@@ -117,7 +117,7 @@ def test_a_task_that_names_the_route_is_ignored_and_named(serve: Serve, task: st
         ),
         (
             {"query": "a", "documents": ["a"], "document_input_type": "no"},
-            "`document_input_type` is 'no'; known are",
+            '`document_input_type` is "no"; known are',
         ),
     ],
 )

@@ -84,7 +84,7 @@ def test_an_unknown_input_type_lists_those_known() -> None:
     result = run("embed", "one", "--input-type", "poem")
 
     assert result.exit_code == 1
-    assert "`input_type` is 'poem'; known are query, " in result.stderr
+    assert '`input_type` is "poem"; known are query, ' in result.stderr
 
 
 def test_an_unknown_prompt_lists_the_prompts() -> None:
