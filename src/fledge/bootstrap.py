@@ -14,7 +14,7 @@ from fledge.catalog.catalog import Catalog, nothing_more
 from fledge.catalog.models_dir import ModelsDir
 from fledge.catalog.shipped import shipped_entries
 from fledge.errors import SettingsError, UnknownModel
-from fledge.names import is_loopback
+from fledge.names import format_bytes, is_loopback
 from fledge.service import Service
 from fledge.settings import ModelSettings, Settings
 from fledge.telemetry import Metrics
@@ -48,9 +48,17 @@ def load_model(settings: Settings) -> "RunningModel":
     """
     entry = _served(settings)[0]
     catalog = Catalog([entry, *_models_in(settings.models_dir), *shipped_entries()])
-    loader = _loader(settings, _sections(settings, catalog))
+    own = {name: one for name, one in settings.model.items() if _leads_to(entry, name, catalog)}
+    loader = _loader(settings, _sections(settings.model_copy(update={"model": own}), catalog))
     model: RunningModel = loader.load(loader.find(entry, _any_size))
     return model
+
+
+def _leads_to(entry: ModelEntry, name: str, catalog: Catalog) -> bool:
+    try:
+        return catalog.find(name) is entry
+    except UnknownModel:
+        return False
 
 
 def _any_size(_: int) -> None:
@@ -74,8 +82,9 @@ def build_service(settings: Settings) -> Service:
         discover=ModelsDir(look) if settings.models_dir else nothing_more,
         allows_any=allows_any_model(settings),
     )
+    check_names(settings, catalog)
     sections = _sections(settings, catalog)
-    pinned = {_id_of(name, catalog, "pinned") for name in settings.pinned}
+    pinned = {catalog.find(name).id for name in settings.pinned}
     metrics = Metrics()
     loader = _loader(settings, sections)
     memory = _engine("memory")
@@ -157,6 +166,12 @@ def _models_in(folder: Path | None) -> list[ModelEntry]:
     return [ModelEntry(id=path.name, folder=path) for path in found]
 
 
+def memory_budget_bytes(settings: Settings) -> int:
+    """What loaded models may take together: as the settings say, or a share of what there is."""
+    budget: int = settings.memory_budget_bytes or _engine("memory").default_budget_bytes()
+    return budget
+
+
 def _lifecycle_options(
     settings: Settings,
     *,
@@ -165,7 +180,7 @@ def _lifecycle_options(
     bytes_per_s: Callable[[], float],
 ) -> "LifecycleOptions":
     options: LifecycleOptions = _engine("lifecycle.ports").LifecycleOptions(
-        budget_bytes=settings.memory_budget_bytes or _engine("memory").default_budget_bytes(),
+        budget_bytes=memory_budget_bytes(settings),
         keep_alive_s=settings.keep_alive_s,
         keep_alive_by_model=keep_alive_s,
         pinned=frozenset(pinned),
@@ -179,32 +194,38 @@ def _lifecycle_options(
     return options
 
 
+def check_names(settings: Settings, catalog: Catalog) -> None:
+    """Refuse settings about models that there are none of.
+
+    Raises:
+        SettingsError: about all of them, a line each.
+    """
+    names = [("pinned", name) for name in settings.pinned]
+    names += [("model", name) for name in settings.model]
+    mistakes = []
+    for setting, name in names:
+        try:
+            catalog.find(name)
+        except UnknownModel as error:
+            mistakes.append(f"{setting}: {error}")
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+
+
 def _sections(settings: Settings, catalog: Catalog) -> dict[str, ModelSettings]:
     """The sections of single models by id.
 
     Raises:
-        SettingsError: one is about a model that there is none of, or two are about one.
+        SettingsError: two are about one model.
     """
     sections: dict[str, ModelSettings] = {}
     names: dict[str, str] = {}
     for name, section in settings.model.items():
-        model = _id_of(name, catalog, "model")
+        model = catalog.find(name).id
         if model in names:
             raise SettingsError(f"model: {names[model]!r} and {name!r} are both {model}; keep one")
         sections[model], names[model] = section, name
     return sections
-
-
-def _id_of(name: str, catalog: Catalog, setting: str) -> str:
-    """The id of a model that a setting names.
-
-    Raises:
-        SettingsError: it names none.
-    """
-    try:
-        return catalog.find(name).id
-    except UnknownModel as error:
-        raise SettingsError(f"{setting}: {error}") from None
 
 
 def _loader(settings: Settings, sections: Mapping[str, ModelSettings]) -> "LocalLoader":
@@ -268,4 +289,5 @@ def describe_machine(settings: Settings) -> list[tuple[str, str]]:
         ("device", "CPU, through OpenVINO"),
         ("precision", f"{decision.chosen}: {decision.reason}"),
         ("threads", str(settings.threads or features.usable_cores)),
+        ("memory for models", format_bytes(memory_budget_bytes(settings))),
     ]

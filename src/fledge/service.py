@@ -150,13 +150,14 @@ class Service:
         ]
 
     def _known(self, name: str | None) -> ModelEntry:
-        """A model of the catalogue, or one that is loading, failed to, or runs.
+        """A model of the catalogue, or one that is loading, runs, or is there and failed to load.
 
         Raises:
             UnknownModel: there is none of that name.
         """
         entry = self._catalog.find(name)
-        if self._deployments.status(entry).state == "cold":
+        status = self._deployments.status(entry)
+        if status.state == "cold" or status.failure == "not_found":
             return self._catalog.find(name, may_join=False)
         return entry
 

@@ -223,7 +223,8 @@ class Status:
         failure: of a failed one, what kind of failure.
         reason: of a failed one, for people; names no path of this machine.
         retry_in_s: of a failed one, seconds until it may be tried again.
-        memory_bytes: what it takes; estimated until it is warm, 0 when cold or failed.
+        memory_bytes: what it takes, also while it is leaving and cold to newcomers already;
+            estimated until it is warm.
         is_pinned: it does not leave by itself.
         users: requests that hold it now.
         idle_s: of a warm one, seconds since its last request ended; 0 in use.

@@ -149,6 +149,15 @@ def test_a_setting_about_a_model_that_is_not_there_is_refused(
         build(folder(tmp_path / "one"), **settings)
 
 
+def test_all_names_that_lead_nowhere_are_told_at_once(engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        build(
+            folder(tmp_path / "one"), pinned=("nobody", "no one"), model={"none": {"pinned": True}}
+        )
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["pinned", "pinned", "model"]
+
+
 def test_pinning_and_sections_take_any_name_of_a_model(engine: Engine, tmp_path: Path) -> None:
     service = build(
         folder(tmp_path / "one"),

@@ -8,6 +8,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,22 @@ def model_files(folder: Path) -> Iterator[Path]:
         if Path(parent) != folder and not fnmatch.fnmatchcase(Path(parent).name, ROUTER_FOLDER):
             children.clear()
         names += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
-    return (folder / name for name in sorted(select(names)))
+    for name in sorted(select(names)):
+        yield _regular(folder / name)
+
+
+def _regular(path: Path) -> Path:
+    """The file, if reading it will end.
+
+    Raises:
+        CorruptModel: it is gone, as behind a link that leads nowhere, or no file: a pipe, a device.
+    """
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            return path
+    except OSError as error:
+        raise CorruptModel(f"{path} cannot be read: {error.strerror}") from error
+    raise CorruptModel(f"{path} is no file, but a pipe, a device or the like")
 
 
 def size_bytes(folder: Path) -> int:

@@ -268,7 +268,11 @@ def _build(recipe: Recipe, weights: Mapping[str, Array]) -> tuple[OpenVinoOps, N
             else:
                 output = module.apply(ops, output)
     except RuntimeError as error:  # the runtime checks shapes while the graph is built
-        raise CorruptModel(f"{recipe.folder}: weights do not fit the config: {error}") from error
+        log.warning("%s: %s", recipe.folder, error)  # its words are about its own source files
+        raise CorruptModel(
+            f"{recipe.folder}: weights do not fit each other or the config: a matrix has another "
+            "number of columns than the one before it has rows"
+        ) from error
     return ops, output
 
 

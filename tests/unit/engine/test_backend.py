@@ -422,7 +422,7 @@ DAMAGE: Mapping[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a matrix with a column less": (
         change_tensor("encoder.layer.0.attention.self.query.weight", lambda w: w[:, :-1]),
-        "do not fit",
+        "a matrix has another number of columns",
     ),
     "more layers than there are": (change_config(num_hidden_layers=3), "encoder.layer.2"),
     "a dense layer with fewer rows than it says": (add_dense(16, rows=15), "speaks of 16 rows"),

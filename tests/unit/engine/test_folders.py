@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from fledge.engine import folders
+from fledge.errors import CorruptModel
+from tests.tiny import save_bert
 from tests.unit.engine.tiny_model import OLD, SAFE, TINY, WEIGHTS, write
 
 
@@ -114,3 +116,20 @@ def test_an_odd_index_is_no_traceback_when_folders_are_listed(index: str, tmp_pa
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors.index.json").write_text(index)
     assert folders.what_is_missing(tmp_path) is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_in_the_place_of_a_file_is_refused_unread(tmp_path: Path) -> None:
+    save_bert(tmp_path / "m")
+    (tmp_path / "m" / "config.json").unlink()
+    os.mkfifo(tmp_path / "m" / "config.json")
+    with pytest.raises(CorruptModel, match=r"config\.json is no file, but a pipe"):
+        folders.fingerprint(tmp_path / "m")
+
+
+def test_a_link_that_leads_nowhere_is_a_corrupt_model(tmp_path: Path) -> None:
+    save_bert(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    (tmp_path / "m" / "model.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(CorruptModel, match=r"model\.safetensors cannot be read: No such file"):
+        folders.size_bytes(tmp_path / "m")

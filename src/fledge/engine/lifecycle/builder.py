@@ -113,14 +113,30 @@ class Builder:
             fits(needed_bytes)
             raise _MustDownload
 
+        look = partial(self._looked_for, entry, partial(self._loader.find, entry, stop))
+        if entry.folder is not None:  # nobody else's silent hub is to hold it up
+            return await look()
         with suppress(_MustDownload):
             async with self._lookups:
-                return await self._aside("fledge-find", partial(self._loader.find, entry, stop))
+                return await look()
         async with self._downloads:
             load.enter("downloading", self._clock())
             fits = self._residents.gate(entry.id, is_least=True)
             find = partial(self._loader.find, entry, fits)
             return await self._aside("fledge-find", find)
+
+    async def _looked_for(self, entry: ModelEntry, look: Callable[[], Found]) -> Found:
+        limit_s = self._options.longest_look_s
+        limit = asyncio.timeout(limit_s)
+        try:
+            async with limit:
+                return await self._aside("fledge-find", look)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        raise ModelLoadError(
+            f"{entry.id} was not found within {limit_s:g} s: what holds it does not answer"
+        )
 
     async def _build(self, found: Found, charge: Charge) -> Built:
         began_s, limit_s = self._clock(), self._options.longest_build_s

@@ -182,10 +182,13 @@ class Lifecycle:
     async def unload(self, entry: ModelEntry) -> Status:
         """Let its requests end, then give its memory back. A pinned one leaves too.
 
-        One that is being loaded leaves when it has served those who waited for it.
+        One that is being loaded leaves when it has served those who wait for it. Where nobody does
+        and it is not being built yet, the load is given up.
         """
         slot = self._slots.find(entry.id)
         if slot and slot.load:
+            if slot.load.stage != "building" and not slot.load.waiters:
+                slot.load.task.cancel()
             await asyncio.wait({slot.load.task})
         if slot and slot.resident:
             await asyncio.wait({self._residents.leave(slot.resident, "on request")})
@@ -309,7 +312,8 @@ class Lifecycle:
         """Answer everybody who waits for a load."""
         slot.load = None
         if task.cancelled():
-            load.refuse(lambda: BackendUnavailable(STOPPING))
+            why = STOPPING if self._is_closing else f"{load.entry.id} was unloaded"
+            load.refuse(lambda: BackendUnavailable(why))
         elif error := task.exception():
             failure = self._failed(slot, load, error)
             load.refuse(lambda: failure.error(self._clock()))
@@ -318,12 +322,12 @@ class Lifecycle:
             resident = self._resident(slot, built.model, built.charge)
             slot.resident, slot.card, slot.build_s = resident, built.model.card, built.seconds
             self._residents.arrive(resident, holds=load.answer(resident))
-            self._times.learn(built.size_bytes, built.seconds)
             self._note_loaded(load.entry, built, load.began_s)
             if self._is_closing:
                 self._residents.leave(resident, STOPPING)
 
     def _note_loaded(self, entry: ModelEntry, built: Built, began_s: float) -> None:
+        self._times.learn(built.size_bytes, built.seconds)
         seconds = self._clock() - began_s
         log.info("loaded %s in %.1f s (%s)", entry.id, seconds, format_bytes(built.charge.bytes))
         self._observer.on_load(entry.id, seconds, None)

@@ -12,6 +12,12 @@ from fledge.types import ModelEntry, Stage
 LEARNING_RATE = 0.3
 """Weight of the newest load in the learned speed."""
 
+FIXED_S = 0.2
+"""What building takes whatever the size: compiling, and the first inferences of a small model."""
+
+TELLING_BYTES = 32 * 2**20
+"""A model of so many bytes takes longer than `FIXED_S` for its size."""
+
 UNKNOWN_S = 5.0
 """Said of a model of which not even the size is known. A guess."""
 
@@ -87,8 +93,10 @@ class LoadTimes:
         self._learned: float | None = None
 
     def learn(self, size_bytes: int, seconds: float) -> None:
-        """Take a build into account."""
-        speed = size_bytes / max(seconds, 1e-3)
+        """Take a build into account. A small model's says nothing of the speed."""
+        if size_bytes < TELLING_BYTES:
+            return
+        speed = size_bytes / max(seconds - FIXED_S, 1e-3)
         if self._learned is None:
             self._learned = speed
         else:
@@ -96,4 +104,4 @@ class LoadTimes:
 
     def estimate_s(self, size_bytes: int) -> float:
         """Seconds for a model of so many bytes."""
-        return size_bytes / max(self._learned or self._measured(), 1.0)
+        return FIXED_S + size_bytes / max(self._learned or self._measured(), 1.0)

@@ -117,6 +117,7 @@ class LifecycleOptions:
         bytes_per_s: how fast this machine reads weights, as far as measured; called on the event
             loop, for estimates before any model was loaded.
         fair_wait_s: a load waits so long for memory before models that are never idle must leave.
+        longest_look_s: looking for a model that need not be downloaded is given up after it.
         longest_build_s: a build that takes longer is given up.
         longest_close_s: a model that takes longer to close is given up.
         stopping_s: `aclose` waits so long for models that are being built.
@@ -129,6 +130,7 @@ class LifecycleOptions:
     words_by_folder: Mapping[Path, str] = field(default_factory=dict)
     bytes_per_s: Callable[[], float] = usual_bytes_per_s
     fair_wait_s: float = 1.0
+    longest_look_s: float = 60.0
     longest_build_s: float = 900.0
     longest_close_s: float = 60.0
     stopping_s: float = 5.0

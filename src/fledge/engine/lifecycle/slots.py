@@ -83,7 +83,13 @@ class Slot:
                 is_pinned=is_pinned,
             )
         return Status(
-            state="cold", card=card, remaining_s=estimate_s, is_pinned=is_pinned, users=users
+            state="cold",
+            card=card,
+            remaining_s=estimate_s,
+            # of one that is leaving: its memory is not free before it has left
+            memory_bytes=self.resident.charge.bytes if self.resident else 0,
+            is_pinned=is_pinned,
+            users=users,
         )
 
 

@@ -5,13 +5,15 @@ import gc
 import logging
 import weakref
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fledge.engine.lifecycle.builder import DOWNLOADS, LOOKUPS
-from fledge.engine.lifecycle.loads import LONGEST_GUESS_S, SHORTEST_S, UNKNOWN_S
+from fledge.engine.lifecycle.loads import FIXED_S, LONGEST_GUESS_S, SHORTEST_S, UNKNOWN_S
 from fledge.errors import (
+    ModelLoadError,
     ModelLoading,
     ModelNotFound,
 )
@@ -289,16 +291,80 @@ async def test_the_time_of_a_model_that_never_was_loaded_comes_from_its_size_and
     world.loader.sizes["b"] = Size(estimate=100 * MB)
     world.loader.sizes["a"] = Size(files=100 * MB)
     assert world.lifecycle.status(entry("a")).remaining_s is None
-    assert world.lifecycle.status(entry("b")).remaining_s == pytest.approx(10)
+    assert world.lifecycle.status(entry("b")).remaining_s == pytest.approx(FIXED_S + 10)
     world.aside.hold(BUILD)
     waiting = Holding(world, "a")
     await settle()
-    assert world.lifecycle.status(entry("a")).remaining_s == pytest.approx(10)
-    world.clock.now_s += 5  # 20 MB/s
+    assert world.lifecycle.status(entry("a")).remaining_s == pytest.approx(FIXED_S + 10)
+    world.clock.now_s += FIXED_S + 5  # 20 MB/s
     world.aside.let_go(BUILD)
     await settle()
     await waiting.let_go()
-    assert world.lifecycle.status(entry("b")).remaining_s == pytest.approx(5)
+    assert world.lifecycle.status(entry("b")).remaining_s == pytest.approx(FIXED_S + 5)
+
+
+async def test_a_small_model_s_time_says_nothing_of_a_large_one_s() -> None:
+    world = World(bytes_per_s=lambda: 100e6)
+    world.loader.sizes["small"] = Size(files=MB)
+    world.loader.sizes["large"] = Size(estimate=1000 * MB)
+    world.aside.hold(BUILD)
+    waiting = Holding(world, "small")
+    await settle()
+    world.clock.now_s += 1
+    world.aside.let_go(BUILD)
+    await settle()
+    await waiting.let_go()
+    assert world.lifecycle.status(entry("large")).remaining_s == pytest.approx(FIXED_S + 10)
+
+
+async def test_a_folder_of_this_machine_never_waits_behind_a_hub_that_is_silent() -> None:
+    world = World(budget_bytes=1000 * MB)
+    world.aside.hold(FIND)
+    for number in range(LOOKUPS + 3):
+        with pytest.raises(ModelLoading):
+            async with world.use(f"org/m{number}", patience_s=0):
+                pass
+    await settle()
+    assert world.aside.waiting(FIND) == LOOKUPS
+    with pytest.raises(ModelLoading):
+        async with world.lifecycle.use(entry("mine", folder=Path("/models/mine")), patience_s=0):
+            pass
+    await settle()
+    assert world.aside.waiting(FIND) == LOOKUPS + 1
+
+
+async def test_looking_for_a_model_that_never_ends_is_a_failed_load() -> None:
+    world = World(longest_look_s=0.01)
+    world.aside.hold(FIND)
+    with pytest.raises(ModelLoadError, match=r"not found within 0.01 s"):
+        async with world.use("a", patience_s=10):
+            pass
+
+
+async def test_a_model_that_is_leaving_is_cold_and_its_memory_still_taken() -> None:
+    world = World()
+    world.loader.sizes["a"] = Size(needed=9 * MB)
+    holding = Holding(world, "a")
+    await settle()
+    leaving = asyncio.create_task(world.lifecycle.unload(entry("a")))
+    await settle()
+    status = world.lifecycle.status(entry("a"))
+    assert (status.state, status.users, status.memory_bytes) == ("cold", 1, 9 * MB)
+    await holding.let_go()
+    await leaving
+    assert world.lifecycle.status(entry("a")).memory_bytes == 0
+
+
+async def test_a_load_that_nobody_waits_for_and_that_is_not_built_yet_is_given_up() -> None:
+    world = World()
+    world.aside.hold(FIND)
+    with pytest.raises(ModelLoading):
+        async with world.use("a", patience_s=0):
+            pass
+    await settle()
+    assert world.lifecycle.status(entry("a")).state == "loading"
+    status = await world.lifecycle.unload(entry("a"))
+    assert status.state == "cold"
 
 
 async def test_of_a_download_nobody_knows_more_than_how_long_it_takes_already() -> None:
