@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 from fledge.types import ModelEntry
 
 
-class ModelsDir:
-    """What a slow look found the last time; each call begins another one, in a thread.
+PATIENCE_S = 0.05
+"""A thousand folders on a disk take a few milliseconds."""
 
-    The folder may be on storage that takes seconds to answer, and nobody is to wait for it.
+
+class ModelsDir:
+    """What a look found the last time; each call begins another one, in a thread.
+
+    A disk answers within the moment that a call waits, so a new folder is there at once. Storage
+    that takes seconds is not waited for.
 
     Args:
         look: finds the models; called at once, then in threads, one at a time.
@@ -21,12 +26,13 @@ class ModelsDir:
         self._thread: threading.Thread | None = None
 
     def __call__(self) -> Sequence[ModelEntry]:
-        """The models, as they were when the last look ended."""
+        """The models, as they were when the last look ended, mostly just now."""
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(
                 target=self._look_again, name="fledge-models-dir", daemon=True
             )
             self._thread.start()
+            self._thread.join(PATIENCE_S)
         return self._found
 
     def _look_again(self) -> None:

@@ -44,6 +44,13 @@ def test_a_call_answers_from_the_last_look_and_begins_one_more() -> None:
         pass
 
 
+def test_what_is_new_is_found_at_once_where_the_storage_is_fast() -> None:
+    storage = Storage()
+    models_dir = ModelsDir(storage.look)
+    storage.models.append(NEW)
+    assert list(models_dir()) == [OLD, NEW]
+
+
 def test_looks_do_not_pile_up() -> None:
     storage = Storage()
     models_dir = ModelsDir(storage.look)
