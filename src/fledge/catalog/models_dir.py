@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 from fledge.types import ModelEntry
 
-
 PATIENCE_S = 0.05
 """A thousand folders on a disk take a few milliseconds."""
 
