@@ -12,6 +12,7 @@ and body. A message says what was wrong, the limit, the value, and what to do.
         BodyTooLarge          more bytes than one request may carry
         UnknownPrompt         a prompt name that the model's card does not list
         UnknownField          a field Fledge does not know, in strict mode only
+        KeyNameTaken          another living key has that name
       UnknownModel            no model of that name here
       NotAllowed              a Host or an Origin that this instance does not answer
       Overloaded              try again later; carries how much later
@@ -31,6 +32,11 @@ and body. A message says what was wrong, the limit, the value, and what to do.
       ServerUnreachable       nobody answers at a server's address
       ServerRefused           a server that was asked answered with an error
       FileFormatError         an input or output file that cannot be read or written as asked
+      Unauthorized            no key, or none that is valid here
+      Forbidden               a valid key that may not do this
+      KeyNotFound             no key of that id or name
+      DatabaseUnavailable     the accounts' database does not answer, or does not do as asked
+        DatabaseTooNew        a newer version of Fledge has changed its tables
 """
 
 from typing import ClassVar
@@ -234,3 +240,39 @@ class FileFormatError(FledgeError):
     """A file cannot be read or written in the form that was asked for."""
 
     code = "file_format"
+
+
+class Unauthorized(FledgeError):
+    """The request carries no key, or one that is unknown, revoked or expired."""
+
+    code = "invalid_api_key"
+
+
+class Forbidden(FledgeError):
+    """The key is valid, and this is beyond its scopes or its models."""
+
+    code = "forbidden"
+
+
+class KeyNotFound(FledgeError):
+    """There is no key of that id or name."""
+
+    code = "key_not_found"
+
+
+class KeyNameTaken(InvalidRequest):
+    """A key that is not revoked has that name already."""
+
+    code = "key_name_taken"
+
+
+class DatabaseUnavailable(FledgeError):
+    """The accounts' database cannot be reached, or does not do what it is asked."""
+
+    code = "database_unavailable"
+
+
+class DatabaseTooNew(DatabaseUnavailable):
+    """A newer version of Fledge has changed the database's tables."""
+
+    code = "database_too_new"

@@ -1,0 +1,64 @@
+"""What the tiers behind the memory have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from fledge.cache.entry import Cached
+
+TierName: TypeAlias = Literal["memory", "files", "redis"]
+
+Pair: TypeAlias = tuple[bytes, Cached]
+"""A key and its entry."""
+
+
+@dataclass(slots=True)
+class TierCounts:
+    """What has happened in a tier since it began.
+
+    Attributes:
+        hits: entries that were found.
+        misses: keys that were not, for whatever reason.
+        late: of the misses, those that were not waited for any longer.
+        damaged: of the misses, those whose entry was not whole.
+        written: entries that were kept.
+        dropped: entries that were not, since too much was waiting or the store does not work.
+        failures: reads and writes that failed altogether.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    late: int = 0
+    damaged: int = 0
+    written: int = 0
+    dropped: int = 0
+    failures: int = 0
+
+
+class Tier(Protocol):
+    """A place behind the memory that keeps entries. For use from one event loop.
+
+    It never raises: what does not work is a miss, or is not kept, and is counted.
+    """
+
+    @property
+    def name(self) -> TierName:
+        """Which of them it is."""
+        ...
+
+    @property
+    def counts(self) -> TierCounts:
+        """What has happened so far."""
+        ...
+
+    async def get(self, keys: Sequence[bytes]) -> Sequence[Cached | None]:
+        """The entry of each key, whole and its own; None where there is none in time."""
+        ...
+
+    def put(self, pairs: Sequence[Pair]) -> None:
+        """Keep entries some time soon, without waiting for it."""
+        ...
+
+    async def aclose(self) -> None:
+        """Keep what still waits to be kept, if that is quick. Safe to call twice."""
+        ...
