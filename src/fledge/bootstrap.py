@@ -6,17 +6,21 @@ of a second that `fledge --help` should not cost.
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fledge.accounts.accounts import Accounts
 from fledge.catalog.catalog import Catalog, nothing_more
 from fledge.catalog.models_dir import ModelsDir
 from fledge.catalog.shipped import shipped_entries
 from fledge.errors import SettingsError, UnknownModel
 from fledge.names import format_bytes, is_loopback
 from fledge.service import Service
-from fledge.settings import ModelSettings, Settings
+from fledge.settings import Settings
+from fledge.settings_fields import ModelSettings
+from fledge.stores import open_accounts, open_cache
 from fledge.telemetry import Metrics
 from fledge.types import ModelEntry, Precision
 
@@ -69,23 +73,65 @@ def build_service(settings: Settings) -> Service:
     """Put the service over the catalogue, with the models of the settings loaded, as they say.
 
     Raises:
-        SettingsError: there is no model to serve, or two would answer to one id.
+        SettingsError: there is no model to serve, two would answer to one id, or strangers would
+            reach a server that asks nobody for a key.
+        DatabaseUnavailable: the accounts cannot be reached.
         ModelLoadError: one that is to be loaded cannot be; those loaded before it are let go.
     """
     if settings.models_dir and not settings.models_dir.expanduser().is_dir():
         raise SettingsError(f"models_dir: there is no folder {settings.models_dir}")
     served = _served(settings)
+    catalog = _catalog(settings, served)
+    check_names(settings, catalog)
+    metrics = Metrics()
+    lifecycle = _lifecycle(settings, catalog, served, metrics)
+    with ThreadPoolExecutor(1, "fledge-accounts") as pool:
+        # Beside the models: SQLAlchemy takes as long to import as a small one to load.
+        opening = pool.submit(open_accounts, settings)
+        try:
+            if not settings.no_auth and not is_loopback(settings.host):
+                check_exposure(settings, opening.result())
+            for entry in served if settings.preload else ():
+                lifecycle.load_now(entry)
+            accounts, cache = opening.result(), open_cache(settings)
+        except BaseException:
+            lifecycle.close_now()
+            if opening.exception() is None:
+                opening.result().close()
+            raise
+    return Service(catalog, lifecycle, settings, metrics=metrics, cache=cache, accounts=accounts)
+
+
+def check_exposure(settings: Settings, accounts: Accounts) -> None:
+    """Refuse to listen where strangers can reach a server that asks nobody for a key.
+
+    Raises:
+        SettingsError: there is no key, and the address is not loopback.
+    """
+    if not accounts.has_keys:
+        raise SettingsError(
+            f"listening on {settings.host} would let anybody who reaches it use this server, "
+            "since there is no key yet: make one with `fledge keys create NAME`, keep to "
+            "127.0.0.1, or pass --no-auth if something in front of it checks callers"
+        )
+
+
+def _catalog(settings: Settings, served: Sequence[ModelEntry]) -> Catalog:
     shipped = shipped_entries() if settings.catalog == "shipped" else ()
     look = partial(_models_in, settings.models_dir)
-    catalog = Catalog(
+    return Catalog(
         [*served, *look(), *shipped],
         discover=ModelsDir(look) if settings.models_dir else nothing_more,
-        allows_any=allows_any_model(settings),
+        # Unset, the service decides for each caller.
+        allows_any=settings.allow_any_model is not False,
     )
-    check_names(settings, catalog)
+
+
+def _lifecycle(
+    settings: Settings, catalog: Catalog, served: Sequence[ModelEntry], metrics: Metrics
+) -> "Lifecycle":
     sections = _sections(settings, catalog)
     pinned = {catalog.find(name).id for name in settings.pinned}
-    metrics = Metrics()
     loader = _loader(settings, sections)
     memory = _engine("memory")
     lifecycle: Lifecycle = _engine("lifecycle.lifecycle").Lifecycle(
@@ -108,20 +154,7 @@ def build_service(settings: Settings) -> Service:
         memory=_engine("lifecycle.ports").Memory(memory.anonymous_bytes, memory.trim),
         observer=metrics.models,
     )
-    try:
-        for entry in served if settings.preload else ():
-            lifecycle.load_now(entry)
-    except BaseException:
-        lifecycle.close_now()
-        raise
-    return Service(catalog, lifecycle, settings, metrics)
-
-
-def allows_any_model(settings: Settings) -> bool:
-    """Whether requests may name any model of the hub: unset, where only this machine asks."""
-    if settings.allow_any_model is not None:
-        return settings.allow_any_model
-    return is_loopback(settings.host) and not settings.no_auth
+    return lifecycle
 
 
 def _served(settings: Settings) -> list[ModelEntry]:

@@ -35,11 +35,18 @@ and body. A message says what was wrong, the limit, the value, and what to do.
       Unauthorized            no key, or none that is valid here
       Forbidden               a valid key that may not do this
       KeyNotFound             no key of that id or name
+      LimitExceeded           a key's requests or tokens of a minute are used up
+        ConcurrencyExceeded   as many requests of a key are running as may
+        BudgetExceeded        a key's tokens or money of a month are used up
+      LimitsUnavailable       the limits cannot be looked up, and nothing passes without
       DatabaseUnavailable     the accounts' database does not answer, or does not do as asked
         DatabaseTooNew        a newer version of Fledge has changed its tables
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from fledge.types import LimitName, Standing
 
 
 class FledgeError(Exception):
@@ -276,3 +283,60 @@ class DatabaseTooNew(DatabaseUnavailable):
     """A newer version of Fledge has changed the database's tables."""
 
     code = "database_too_new"
+
+
+class LimitExceeded(FledgeError):
+    """A holder has used up what it may use of something.
+
+    Attributes:
+        limit: the name of what it is.
+        allowed: how much of it there is.
+        used: how much of it was used, this request not included.
+        retry_after_s: seconds after which the same request would pass, if nothing else is asked
+            meanwhile; None: it never would.
+        standing: for the headers.
+    """
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: "LimitName",
+        allowed: int,
+        used: int,
+        retry_after_s: float | None,
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.allowed = allowed
+        self.used = used
+        self.retry_after_s = retry_after_s
+        self.standing: Standing | None = None
+
+
+class ConcurrencyExceeded(LimitExceeded):
+    """As many requests of the holder are running as may."""
+
+    code = "concurrency_limit_exceeded"
+
+
+class BudgetExceeded(LimitExceeded):
+    """The month's tokens are used up."""
+
+    code = "insufficient_quota"
+
+
+class LimitsUnavailable(FledgeError):
+    """The store of the limits does not answer, and nothing may pass without it.
+
+    Attributes:
+        retry_after_s: seconds until it is tried again.
+    """
+
+    code = "limits_unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -1,7 +1,7 @@
 """What is settled about the inputs of a request before anything is computed.
 
-Pure functions of a request's values and the model's card: names, ranges, ids, duplicates, and how
-an error about the job's `items[3]` is told about the field that the caller wrote.
+Pure functions of a request's values and the model's card: names, ranges, ids, and how an
+error about the job's `items[3]` is told about the field that the caller wrote.
 """
 
 from collections.abc import Callable, Sequence
@@ -87,24 +87,15 @@ def check_dimensions(
     return (warning,)
 
 
-def distinct(items: Sequence[Item]) -> tuple[Sequence[Item], list[int] | None]:
-    """The different items, and for each item the place of its equal; None when all differ."""
-    if len(items) == 1:
-        return items, None
-    first: dict[str | tuple[int, ...], int] = {}
-    places = [
-        first.setdefault(item if isinstance(item, str) else tuple(item), len(first))
-        for item in items
-    ]
-    return (items, None) if len(first) == len(items) else (list(first), places)
-
-
 def respelled(
-    error: InvalidRequest, places: list[int] | None, path: Path, field_name: str
+    error: InvalidRequest, indices: Sequence[int], path: Path, field_name: str
 ) -> InvalidRequest:
     """The same error, about the caller's field in place of the job's `items[INDEX]`.
 
     One about no field is about the inputs as a whole; one about another field stays as it is.
+
+    Args:
+        indices: of the caller's inputs, those that the job has, in its order.
     """
     message = str(error)
     job_field = error.field or ""
@@ -113,8 +104,7 @@ def respelled(
     number, _, rest = job_field.removeprefix("items[").partition("]")
     if not number.isdecimal():
         return type(error)(f"`{field_name}`: {message}", field=field_name)
-    index = int(number) if places is None else places.index(int(number))
-    spelled = path(index) + rest
+    spelled = path(indices[int(number)]) + rest
     if job_field in message:
         message = message.replace(job_field, spelled)
     else:

@@ -7,8 +7,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fledge.accounts.callers import NOBODY, Caller
 from fledge.prompts import Prompt, PromptChoice
-from fledge.types import Item, ModelCard, Timings, Truncation, Vectors
+from fledge.types import Item, ModelCard, Standing, Timings, Truncation, Vectors
 from fledge.vectors import ranking
 
 Normalization: TypeAlias = bool | Literal["model", "similarity"]
@@ -28,6 +29,8 @@ class EmbedRequest:
         normalize: see `Normalization`.
         truncation: what happens to inputs that are too long.
         priority: smaller is sooner.
+        use_cache: whether an answer that was computed before, or for another request, will do.
+        caller: whose account it is on.
         patience_s: how long to wait for a model that is not warm; None: as the settings say.
         timeout_s: how long its answer may take once the model is warm; None: as long as it takes.
         field: how the caller spells the field of the inputs, for error messages.
@@ -42,6 +45,8 @@ class EmbedRequest:
     normalize: Normalization = "model"
     truncation: Truncation = field(default_factory=Truncation)
     priority: int = 0
+    use_cache: bool = True
+    caller: Caller = NOBODY
     patience_s: float | None = None
     timeout_s: float | None = None
     field: str = "inputs"
@@ -66,6 +71,8 @@ class CompareRequest:
         document_prompt_choice: likewise, for each of the documents.
         truncation: what happens to texts that are too long.
         priority: smaller is sooner.
+        use_cache: whether an answer that was computed before, or for another request, will do.
+        caller: whose account it is on.
         patience_s: how long to wait for a model that is not warm; None: as the settings say.
         timeout_s: how long its answer may take once the model is warm; None: as long as it takes.
         query_field: how the caller spells the field of the query, for error messages.
@@ -79,6 +86,8 @@ class CompareRequest:
     document_prompt_choice: PromptChoice = field(default_factory=PromptChoice)
     truncation: Truncation = field(default_factory=Truncation)
     priority: int = 0
+    use_cache: bool = True
+    caller: Caller = NOBODY
     patience_s: float | None = None
     timeout_s: float | None = None
     query_field: str = "query"
@@ -99,6 +108,8 @@ class Answer:
         token_counts: tokens of each input, in the order of the request; a comparison counts its
             query first.
         truncated_count: how many inputs were cut.
+        hit_count: how many inputs were computed before.
+        standing: how the caller stands with its limits now.
         prompt: what was put before the inputs (a comparison's query).
         warnings: what the caller should know, one sentence each.
         timings: where the time went.
@@ -107,6 +118,8 @@ class Answer:
     card: ModelCard
     token_counts: Sequence[int]
     truncated_count: int
+    hit_count: int
+    standing: Standing
     prompt: Prompt
     warnings: tuple[str, ...]
     timings: Timings

@@ -6,36 +6,23 @@ put in the order of the request, cut and normalized. Nothing here knows HTTP, a 
 engine.
 """
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
-
+from fledge.accounts.accounts import Accounts
+from fledge.accounts.callers import NOBODY, Caller
+from fledge.accounts.charges import Charge, count_failure
+from fledge.answering import Answered, Answering, Part
+from fledge.cache.cache import Cache
 from fledge.catalog.catalog import Catalog
 from fledge.catalog.listed import Listed
 from fledge.catalog.traffic import Traffic
-from fledge.errors import ComputeError, DeadlineExceeded, InvalidRequest, TooManyInputs
+from fledge.errors import FledgeError
 from fledge.fixed import FixedDeployments, catalog_of
-from fledge.inputs import (
-    Path,
-    check_dimensions,
-    check_inputs,
-    check_token_ids,
-    distinct,
-    item_path,
-    respelled,
-)
-from fledge.prompts import (
-    Prompt,
-    PromptChoice,
-    check_prompt_length,
-    choose_prompt,
-    respelled_choice,
-)
+from fledge.inputs import check_dimensions, check_inputs, item_path
+from fledge.names import is_loopback
+from fledge.prompts import Prompt, PromptChoice, check_prompt_length, choose_prompt
 from fledge.requests import (
     CompareRequest,
     CompareResponse,
@@ -48,19 +35,15 @@ from fledge.telemetry import Metrics, ModelState
 from fledge.types import (
     Backend,
     Deployments,
-    EmbedJob,
     EmbedResult,
     Item,
     ModelCard,
     ModelEntry,
     Side,
+    Standing,
     Vectors,
 )
 from fledge.vectors import cut_dimensions, normalize, similarity
-from fledge.waiting_room import WaitingRoom
-
-# Given to the backend to report its deadline by itself before the request is torn down.
-_GRACE_S = 0.5
 
 
 class Service:
@@ -71,6 +54,13 @@ class Service:
         deployments: where they run.
         settings: the settings in force; only limits matter here.
         metrics: what is counted on the way.
+        cache: answers that were computed before; None: nothing is kept.
+        accounts: keys, limits and usage; None: neither is there.
+
+    Attributes:
+        settings: likewise.
+        metrics: likewise.
+        accounts: likewise.
     """
 
     def __init__(
@@ -78,14 +68,18 @@ class Service:
         catalog: Catalog,
         deployments: Deployments,
         settings: Settings,
+        *,
         metrics: Metrics | None = None,
+        cache: Cache | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics or Metrics()
+        self.accounts = accounts or Accounts()
         self._catalog = catalog
         self._deployments = deployments
+        self._answering = Answering(catalog, deployments, settings, cache)
         self._traffic = Traffic()
-        self._waiting = WaitingRoom(settings.max_queued_tokens)
         self.metrics.models.show(self._model_states)
 
     @classmethod
@@ -108,14 +102,14 @@ class Service:
         """
         return self._listed(self._known(name))
 
-    async def load(self, name: str) -> Listed:
+    async def load(self, name: str, caller: Caller = NOBODY) -> Listed:
         """Load a model and wait until it is warm.
 
         Raises:
             UnknownModel: no model of that name is served.
             ModelLoadError: it cannot be loaded.
         """
-        entry = self._catalog.find(name)
+        entry = self._catalog.find(name, may_join=self._may_join(caller))
         await self._deployments.load(entry)
         self._catalog.add(entry)
         return self._listed(entry)
@@ -176,115 +170,135 @@ class Service:
             UnknownModel: no model of that name is served.
             InvalidRequest: an input, the prompt or `dimensions` cannot be used, or a limit is
                 passed; its subclasses say which.
+            Forbidden, LimitExceeded, LimitsUnavailable: the caller may not.
             ModelLoading, ModelLoadError: as `Deployments.use`.
             Overloaded, DeadlineExceeded, ComputeError: as `Backend.embed`.
         """
         path = item_path(request.field, is_single=request.is_single)
         check_inputs(request.inputs, path, request.field, self.settings.max_inputs_per_request)
-        async with self._running(request) as (backend, deadline, load_ms):
-            card = backend.card
+
+        def parts_of(card: ModelCard) -> list[Part]:
+            check_dimensions(card, request.dimensions, request.dimensions_field)
             prompt = self._prompt(card, request.prompt_choice, request.inputs)
-            warnings = check_dimensions(card, request.dimensions, request.dimensions_field)
-            result = await self._run(
-                backend,
-                self._job(request, request.inputs, prompt, deadline),
-                request.prompt_choice,
-                request.field,
-                path,
-            )
-            return EmbedResponse(
-                card=card,
-                vectors=_finish(card, result, request.normalize, request.dimensions),
-                token_counts=result.token_counts,
-                truncated_count=sum(result.truncated),
-                # Token ids never get a prompt, so a list of nothing else had none.
-                prompt=prompt if any(isinstance(i, str) for i in request.inputs) else Prompt(),
-                warnings=warnings,
-                timings=replace(result.timings, load_ms=load_ms),
-            )
+            return [
+                Part(
+                    items=request.inputs,
+                    prompt=prompt,
+                    choice=request.prompt_choice,
+                    field=request.field,
+                    path=path,
+                )
+            ]
+
+        answered, standing = await self._answer(request, parts_of)
+        card, result, prompt = answered.card, answered.results[0], answered.parts[0].prompt
+        return EmbedResponse(
+            card=card,
+            vectors=_finish(card, result, request.normalize, request.dimensions),
+            token_counts=result.token_counts,
+            truncated_count=sum(result.truncated),
+            hit_count=answered.hit_count,
+            standing=standing,
+            # Token ids never get a prompt, so a list of nothing else had none.
+            prompt=prompt if any(isinstance(i, str) for i in request.inputs) else Prompt(),
+            warnings=check_dimensions(card, request.dimensions),
+            timings=replace(result.timings, load_ms=answered.load_ms),
+        )
 
     async def compare(self, request: CompareRequest) -> CompareResponse:
         """One score for each document against the query, by the similarity of the model's card.
 
         Raises:
-            UnknownModel, InvalidRequest, ModelLoading, ModelLoadError, Overloaded,
-            DeadlineExceeded, ComputeError: as `embed`.
+            UnknownModel, InvalidRequest, Forbidden, LimitExceeded, LimitsUnavailable, ModelLoading,
+            ModelLoadError, Overloaded, DeadlineExceeded, ComputeError: as `embed`.
         """
         query_path = item_path(request.query_field, is_single=True)
         documents_path = item_path(request.documents_field)
         limit = self.settings.max_inputs_per_request
         check_inputs([request.query], query_path, request.query_field, limit)
         check_inputs(request.documents, documents_path, request.documents_field, limit)
-        async with self._running(request) as (backend, deadline, load_ms):
-            card = backend.card
-            query_prompt = self._prompt(card, request.query_prompt_choice, [request.query], "query")
-            document_prompt = self._prompt(
-                card, request.document_prompt_choice, request.documents, "document"
+
+        def parts_of(card: ModelCard) -> list[Part]:
+            query, documents = [request.query], request.documents
+            query_choice, document_choice = (
+                request.query_prompt_choice,
+                request.document_prompt_choice,
             )
-            query, documents = await _both(
-                self._run(
-                    backend,
-                    self._job(request, [request.query], query_prompt, deadline),
-                    request.query_prompt_choice,
-                    request.query_field,
-                    query_path,
+            return [
+                Part(
+                    items=query,
+                    prompt=self._prompt(card, query_choice, query, "query"),
+                    choice=query_choice,
+                    field=request.query_field,
+                    path=query_path,
                 ),
-                self._run(
-                    backend,
-                    self._job(request, request.documents, document_prompt, deadline),
-                    request.document_prompt_choice,
-                    request.documents_field,
-                    documents_path,
+                Part(
+                    items=documents,
+                    prompt=self._prompt(card, document_choice, documents, "document"),
+                    choice=document_choice,
+                    field=request.documents_field,
+                    path=documents_path,
                 ),
+            ]
+
+        answered, standing = await self._answer(request, parts_of)
+        card, (query, documents) = answered.card, answered.results
+        query_vectors = _finish(card, query, "model", None)
+        document_vectors = _finish(card, documents, "model", None)
+        return CompareResponse(
+            card=card,
+            scores=similarity(query_vectors, document_vectors, card.similarity)[0],
+            token_counts=[*query.token_counts, *documents.token_counts],
+            truncated_count=sum(query.truncated) + sum(documents.truncated),
+            hit_count=answered.hit_count,
+            standing=standing,
+            prompt=answered.parts[0].prompt,
+            warnings=(),
+            timings=replace(documents.timings, load_ms=answered.load_ms),
+        )
+
+    async def _answer(
+        self,
+        request: EmbedRequest | CompareRequest,
+        parts_of: Callable[[ModelCard], Sequence[Part]],
+    ) -> tuple[Answered, Standing]:
+        """Answer on the caller's account; how that stands afterwards."""
+        caller = request.caller
+        try:
+            entry = self._catalog.find(request.model, may_join=self._may_join(caller))
+            caller.check_model(entry.id)
+        except FledgeError:
+            count_failure(self.accounts, caller, "")
+            raise
+        async with Charge(self.accounts, caller, entry.id, request.items) as charge:
+            answered = await self._answering.answer(entry, request, parts_of)
+            charge.settle(
+                texts=len(request.items),
+                tokens=sum(sum(one.token_counts) for one in answered.results),
+                cache_hits=answered.hit_count,
+                compute_s=sum(one.timings.compute_ms for one in answered.results) / 1000,
             )
-            query_vectors = _finish(card, query, "model", None)
-            document_vectors = _finish(card, documents, "model", None)
-            return CompareResponse(
-                card=card,
-                scores=similarity(query_vectors, document_vectors, card.similarity)[0],
-                token_counts=[*query.token_counts, *documents.token_counts],
-                truncated_count=sum(query.truncated) + sum(documents.truncated),
-                prompt=query_prompt,
-                warnings=(),
-                timings=replace(documents.timings, load_ms=load_ms),
-            )
+        self._traffic.count(entry.id)
+        return answered, charge.standing
+
+    def _may_join(self, caller: Caller) -> bool:
+        """Whether a caller may name any model of the hub, where the settings leave that open."""
+        settings = self.settings
+        if settings.allow_any_model is not None:
+            return settings.allow_any_model
+        if caller.key is not None:
+            return caller.is_admin
+        return is_loopback(settings.host) and not settings.no_auth
 
     async def aclose(self) -> None:
-        """Let requests end, and give back every model's memory."""
-        await self._deployments.aclose()
-
-    @asynccontextmanager
-    async def _running(
-        self, request: EmbedRequest | CompareRequest
-    ) -> AsyncIterator[tuple[Backend, float | None, float]]:
-        """The request's model, warm; when its answer is due; the milliseconds of waiting for it.
-
-        The time that loading takes is not the request's own: it begins when the model is warm.
-        """
-        entry = self._catalog.find(request.model)
-        patience_s = request.patience_s
-        if patience_s is None:
-            patience_s = self.settings.load_timeout_s
-        started = time.perf_counter()
-        async with AsyncExitStack() as stack:
-            with self._waiting.place(request.items):
-                backend = await stack.enter_async_context(
-                    self._deployments.use(entry, patience_s=patience_s)
-                )
-            load_ms = (time.perf_counter() - started) * 1000
-            self._catalog.add(entry)
-            timeout_s = request.timeout_s
-            if timeout_s is None:
-                yield backend, None, load_ms
-            else:
-                try:
-                    async with asyncio.timeout(timeout_s + _GRACE_S):
-                        yield backend, time.monotonic() + timeout_s, load_ms
-                except TimeoutError:
-                    raise DeadlineExceeded(
-                        f"no answer within {timeout_s:g} s, the time-out of this server"
-                    ) from None
-            self._traffic.count(entry.id)
+        """Let requests end, write what was counted, and give back every model's memory."""
+        try:
+            await self._answering.aclose()
+        finally:
+            try:
+                await self.accounts.aclose()
+            finally:
+                await self._deployments.aclose()
 
     def _prompt(
         self,
@@ -297,52 +311,6 @@ class Service:
         prompt = choose_prompt(card, choice)
         check_prompt_length(prompt, choice, items, self.settings.max_body_bytes)
         return replace(prompt, side=prompt.side or side)
-
-    def _job(
-        self,
-        request: EmbedRequest | CompareRequest,
-        items: Sequence[Item],
-        prompt: Prompt,
-        deadline: float | None,
-    ) -> EmbedJob:
-        return EmbedJob(
-            items=items,
-            prompt=prompt.text,
-            truncation=request.truncation,
-            side=prompt.side,
-            priority=request.priority,
-            deadline=deadline,
-            max_total_tokens=self.settings.max_tokens_per_request,
-        )
-
-    async def _run(
-        self, backend: Backend, job: EmbedJob, choice: PromptChoice, field_name: str, path: Path
-    ) -> EmbedResult:
-        """Compute each different item once, and answer for all of them in the job's order."""
-        card, limit = backend.card, self.settings.max_tokens_per_request
-        check_token_ids(job.items, path, card)
-        items, places = distinct(job.items)
-        try:
-            result = await backend.embed(job if places is None else replace(job, items=items))
-        except InvalidRequest as error:
-            raise respelled(respelled_choice(error, choice), places, path, field_name) from None
-        if not np.isfinite(result.vectors).all():
-            raise ComputeError(f"{card.id} computed a value that is not finite")
-        if places is None:
-            return result
-        # The backend counted each different item once; the limit is on what the caller sent.
-        token_counts = [result.token_counts[place] for place in places]
-        if sum(token_counts) > limit:
-            raise TooManyInputs(
-                f"`{field_name}` has {sum(token_counts)} tokens; one request takes at most {limit}",
-                field=field_name,
-            )
-        return replace(
-            result,
-            vectors=result.vectors[places],
-            token_counts=token_counts,
-            truncated=[result.truncated[place] for place in places],
-        )
 
 
 def _finish(
@@ -363,15 +331,3 @@ def _finish(
     if (wanted and (is_cut or not result.normalized)) or (result.normalized and is_cut):
         vectors = normalize(vectors)
     return vectors
-
-
-async def _both(
-    one: Coroutine[Any, Any, EmbedResult], other: Coroutine[Any, Any, EmbedResult]
-) -> tuple[EmbedResult, EmbedResult]:
-    """Both at once, so that they share a batch; when one fails, the other leaves the queue."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = group.create_task(one), group.create_task(other)
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return tasks[0].result(), tasks[1].result()

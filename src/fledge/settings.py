@@ -4,123 +4,38 @@ Later sources win. A name that no setting has is an error, never a setting that 
 The descriptions below are the help texts and the table in `docs/configuration.md`.
 """
 
-import json
-import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-)
+from pydantic import BeforeValidator, ByteSize, Field
 
 from fledge.errors import SettingsError
-from fledge.names import as_host, as_name, as_origin, listed, quoted
-from fledge.settings_sources import A_SIZE, Setting, Sources
+from fledge.names import listed
+from fledge.settings_fields import (
+    Count,
+    Folder,
+    Hosts,
+    HuggingFaceSettings,
+    Milliseconds,
+    ModelSettings,
+    Name,
+    Names,
+    Origins,
+    Seconds,
+    Section,
+    Size,
+    SizeOrNone,
+    default_cache_dir,
+    default_data_dir,
+)
+from fledge.settings_sources import Setting, Sources
 from fledge.types import Precision
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 ENV_PREFIX = "FLEDGE_"
 SETTINGS_FILE = Path("fledge.toml")
-YEAR_S = 365 * 24 * 3600
-"""The longest time that a setting may name: more is a slip, and some timers cannot hold it."""
-EXACT = 2**53
-"""The largest count: JSON's numbers are exact up to it."""
-SIZE = re.compile(r"\s*[0-9_]{0,20}\.?[0-9]{1,20}\s*([a-z]+)?\s*", re.IGNORECASE)
-
-
-def as_number(value: Any) -> Any:  # Any: what a variable, a file or a caller holds
-    """A number for pydantic, which takes true for 1 as Python does, and would compare NaN.
-
-    Raises:
-        ValueError: it is true or false, infinite, or not a number.
-    """
-    if isinstance(value, bool):
-        spelled = json.dumps(value)
-        raise ValueError(f"must be a number, not {spelled}")  # noqa: TRY004 - pydantic's wish
-    try:
-        is_finite = not isinstance(value, float | str) or math.isfinite(float(value))
-    except ValueError:
-        return value  # no number at all, which pydantic tells
-    if not is_finite:
-        raise ValueError(f"must be a finite number, not {quoted(str(value))}")
-    return value
-
-
-def as_size(value: Any) -> Any:  # Any: likewise
-    """A size for pydantic, which would overlook what stands behind one.
-
-    Raises:
-        ValueError: something does.
-    """
-    if isinstance(value, str) and not SIZE.fullmatch(value):
-        raise ValueError(f"must be {A_SIZE}, not {quoted(value)}")
-    return value
-
-
-Name: TypeAlias = Annotated[str, AfterValidator(as_name)]
-Folder: TypeAlias = Annotated[Path, BeforeValidator(as_name)]
-Names: TypeAlias = Annotated[tuple[Name, ...], BeforeValidator(listed)]
-Hosts: TypeAlias = Annotated[
-    tuple[Annotated[str, AfterValidator(as_host)], ...], BeforeValidator(listed)
-]
-Origins: TypeAlias = Annotated[
-    tuple[Annotated[str, AfterValidator(as_origin)], ...], BeforeValidator(listed)
-]
-IsNumber = BeforeValidator(as_number)
-Count: TypeAlias = Annotated[int, IsNumber, Field(ge=0, le=EXACT)]
-Milliseconds: TypeAlias = Annotated[float, IsNumber]
-Seconds: TypeAlias = Annotated[float, IsNumber, Field(le=YEAR_S)]
-Size: TypeAlias = Annotated[ByteSize, BeforeValidator(as_size), IsNumber, Field(ge=1024, le=EXACT)]
-
-
-def default_cache_dir() -> Path:
-    """Where the desktop's convention has it; a variable that is set to nothing counts as unset."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fledge"
-
-
-class Section(BaseModel):
-    """Fields that cannot be changed, and none besides."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class HuggingFaceSettings(Section):
-    """`[huggingface]`: choices of the Hugging Face dialect alone."""
-
-    single_input: Literal["nested", "flat"] = Field(
-        "nested",
-        description="The answer for one string. `nested` is an array of arrays, as the "
-        "documentation says; `flat` is the bare vector that some old servers gave: choose it only "
-        "for a client that indexes the answer as one vector.",
-    )
-
-
-class ModelSettings(Section):
-    """`[model."org/name"]`: what one model does otherwise than the rest. None: as the rest."""
-
-    keep_alive_s: Seconds | None = Field(
-        None,
-        description="As `keep_alive_s`, for this model alone. Long for one that is slow to load "
-        "and asked for now and then; 0 for one that is needed once a day.",
-    )
-    pinned: bool | None = Field(
-        None,
-        description="Whether this model stays once it is loaded. `false` lets one go that `pinned` "
-        "names.",
-    )
-    precision: Precision | None = Field(
-        None,
-        description="As `precision`, for this model alone: fp32 for one whose numbers must be "
-        "those of the reference, int8 for a large one that is too slow.",
-    )
 
 
 class Settings(Section):
@@ -275,6 +190,59 @@ class Settings(Section):
         default_factory=default_cache_dir,
         description="Where converted weights are kept: up to the size of each model, once per "
         "precision. Safe to delete while no Fledge runs.",
+    )
+    cache_memory_bytes: SizeOrNone = Field(
+        ByteSize(256 * 2**20),
+        description="Memory for vectors that were computed before; 0: none. A vector of 384 "
+        "numbers takes 1.8 KiB, one of 1,024 takes 4.3 KiB. Large enough for the texts that come "
+        "again within minutes.",
+    )
+    cache_files_bytes: SizeOrNone = Field(
+        ByteSize(2**30),
+        description="Room for vectors in a file under `cache_dir`, which outlives restarts; 0: no "
+        "file. Vectors tell something about their texts: choose 0 where nothing of those may be "
+        "written down.",
+    )
+    redis_url: Name | None = Field(
+        None,
+        description="Redis for instances that belong together, "
+        "`redis://user:password@host:6379/0`: they share the limits of keys, and the vectors that "
+        "each has computed. One instance needs none. Needs the extra `redis`.",
+    )
+    cache_redis_ttl_s: Seconds = Field(
+        7 * 24 * 3600.0,
+        description="Seconds for which vectors stay in Redis; 0 keeps none there. Redis itself has "
+        "to be told how much memory they may take (`maxmemory`, `allkeys-lru`).",
+    )
+    limits_without_redis: Literal["instance", "refuse"] = Field(
+        "instance",
+        description="What holds while `redis_url` does not answer. instance: each instance holds "
+        "keys to their limits by itself, so that together they let through a multiple. refuse: "
+        "keys with limits get a 503; choose it where a limit is money.",
+    )
+    data_dir: Folder = Field(
+        default_factory=default_data_dir,
+        description="Where keys, usage and uploaded files are kept, unless `database_url` says "
+        "otherwise of the first two. To be backed up.",
+    )
+    database_url: Name | None = Field(
+        None,
+        description="Where keys and usage are. Unset: in SQLite, `accounts.db` under `data_dir`. "
+        "`postgresql://user:password@host/name` for several instances, with the extra `postgres`. "
+        "`none`: nowhere; then there are no keys, and no usage is counted.",
+    )
+    keys_max_stale_s: Annotated[Seconds, Field(ge=5)] = Field(
+        3600.0,
+        description="Seconds for which keys stay valid while their database does not answer; then "
+        "every request gets a 503. A key that is revoked meanwhile stays valid for as long.",
+    )
+    open_routes: Annotated[
+        tuple[Literal["health", "metrics", "page"], ...], BeforeValidator(listed)
+    ] = Field(
+        ("health", "page"),
+        description="Routes that answer without a key where others need one. health: `/health`, "
+        "`/health/live`, `/health/ready`. metrics: `/metrics`; list it where the network already "
+        "keeps strangers away from it. page: `/docs` and the page's own files.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="How much to log. Texts and keys are never logged at any level."

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,7 @@ class ModelCard:
         similarity: how the model's vectors are meant to be compared.
         normalizes: whether the model's own last module is Normalize.
         matryoshka_dimensions: the shorter lengths it was trained for; empty when unknown.
+        arithmetic: the version of what computed; raised when its numbers change.
         origin: where its files came from, for people: a path, a package, a hub.
     """
 
@@ -121,6 +122,7 @@ class ModelCard:
     similarity: Similarity = "cosine"
     normalizes: bool = False
     matryoshka_dimensions: tuple[int, ...] = ()
+    arithmetic: str = ""
     origin: str = ""
 
 
@@ -150,6 +152,8 @@ class EmbedJob:
         side: which route of an asymmetric model computes it.
         priority: smaller is sooner; 0 for interactive work, 1 for bulk that may wait.
         deadline: `time.monotonic()` seconds after which nobody waits for the answer.
+        tenant: who asks, as the id of a key; tenants with equal priority are served in turn, and
+            all who have none count as one.
         max_total_tokens: most tokens of all items together, after truncation; more raises
             `TooManyInputs` before anything is computed.
     """
@@ -160,6 +164,7 @@ class EmbedJob:
     side: Side | None = None
     priority: int = 0
     deadline: float | None = None
+    tenant: str | None = None
     max_total_tokens: int | None = None
 
 
@@ -201,6 +206,30 @@ class Tokens:
 
     ids: Sequence[int]
     offsets: Sequence[tuple[int, int]]
+
+
+LimitName: TypeAlias = Literal["requests", "tokens", "concurrency", "budget"]
+
+
+class Room(NamedTuple):
+    """What is left of a limit per minute.
+
+    Attributes:
+        limit: requests or tokens a minute.
+        remaining: of those, what may be used at once; 0 also when more was used than may be.
+        reset_s: seconds until all of it may be, if nothing is used meanwhile.
+    """
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+class Standing(NamedTuple):
+    """How a holder stands with its limits per minute; None: it has no such limit."""
+
+    requests: Room | None = None
+    tokens: Room | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,12 +42,22 @@ SAMPLES: Mapping[str, tuple[str, Any]] = {
     "max_queued_tokens": ("9", 9),
     "request_timeout_s": ("60", 60.0),
     "batch_target_ms": ("20", 20.0),
+    "cache_memory_bytes": ("0", 0),
+    "cache_files_bytes": ("2GiB", 2**31),
+    "redis_url": ("redis://r", "redis://r"),
+    "cache_redis_ttl_s": ("60", 60.0),
+    "limits_without_redis": ("refuse", "refuse"),
+    "data_dir": ("/data", Path("/data")),
+    "database_url": ("none", "none"),
+    "keys_max_stale_s": ("60", 60.0),
+    "open_routes": ("health,metrics", ("health", "metrics")),
     "cache_dir": ("/caches", Path("/caches")),
     "log_level": ("debug", "debug"),
     "huggingface.single_input": ("flat", "flat"),
     'model."org/name".keep_alive_s': ("60", 60.0),
     'model."org/name".pinned': ("true", True),
     'model."org/name".precision': ("bf16", "bf16"),
+    'model."org/name".cache': ("false", False),
 }
 """Every setting by its name in the file: as a text may have it, and what becomes of that."""
 

@@ -196,23 +196,6 @@ def test_a_name_that_is_neither_a_folder_nor_an_id_is_refused_before_any_load(
     assert engine.loaded == []
 
 
-@pytest.mark.parametrize(
-    ("settings", "allowed"),
-    [
-        ({}, True),
-        ({"host": "embed.localhost"}, True),
-        ({"host": "0.0.0.0", "no_auth": True}, False),  # noqa: S104 - that is the case
-        ({"no_auth": True}, False),
-        ({"allow_any_model": False}, False),
-        ({"host": "0.0.0.0", "no_auth": True, "allow_any_model": True}, True),  # noqa: S104
-    ],
-)
-def test_any_model_of_the_hub_may_be_named_where_only_this_machine_asks(
-    settings: dict[str, Any], allowed: bool
-) -> None:
-    assert bootstrap.allows_any_model(Settings(**settings)) is allowed
-
-
 def test_one_model_alone_is_loaded_without_a_catalogue(engine: Engine, tmp_path: Path) -> None:
     model = bootstrap.load_model(Settings(models=(str(folder(tmp_path / "one")),)))
     assert model.card.id == "one"

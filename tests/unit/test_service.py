@@ -137,7 +137,7 @@ def test_equal_inputs_are_computed_once_and_counted_each_time() -> None:
     backend = FakeBackend()
     inputs: list[Item] = ["one two", [7, 8], "three", "one two", [7, 8]]
     response = embed(backend, EmbedRequest(inputs=inputs))
-    assert list(backend.jobs[0].items) == ["one two", (7, 8), "three"]
+    assert list(backend.jobs[0].items) == ["one two", [7, 8], "three"]
     assert list(response.token_counts) == [4, 2, 3, 4, 2]
     assert np.array_equal(response.vectors[[0, 1]], response.vectors[[3, 4]])
     alone = [embed(FakeBackend(), EmbedRequest(inputs=[one])).vectors[0] for one in inputs]

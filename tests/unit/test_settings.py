@@ -5,7 +5,8 @@ import pytest
 from pydantic import BaseModel
 
 from fledge.errors import SettingsError
-from fledge.settings import ModelSettings, Settings, load_settings, read_settings
+from fledge.settings import Settings, load_settings, read_settings
+from fledge.settings_fields import ModelSettings
 from tests.unit.settings_files import SAMPLES, place, toml, written
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"

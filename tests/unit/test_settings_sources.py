@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 
 from fledge.errors import SettingsError
-from fledge.settings import ModelSettings, Settings, load_settings, read_settings
+from fledge.settings import Settings, load_settings, read_settings
+from fledge.settings_fields import ModelSettings
 from fledge.settings_sources import Sources
 from tests.unit.settings_files import SAMPLES, table, written
 

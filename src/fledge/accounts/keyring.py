@@ -65,6 +65,11 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    @property
+    def has_any(self) -> bool:
+        """Whether a key was ever made, even if none lives any more."""
+        return self._version is not None and self._version.counter > 0
+
     def start(self) -> None:
         """Read every key, then keep up with the database until `close`.
 

@@ -26,6 +26,8 @@ from fledge.errors import (
     InputTooLong,
     InvalidRequest,
     KeyNotFound,
+    LimitExceeded,
+    LimitsUnavailable,
     ModelLoadError,
     ModelLoading,
     ModelNotFound,
@@ -83,6 +85,8 @@ TABLE: dict[type[FledgeError], Row] = {
         error_type="Unhealthy",
         safe_message="keys cannot be checked now; the server's log says why",
     ),
+    LimitExceeded: Row(status=HTTPStatus.TOO_MANY_REQUESTS, error_type="Overloaded"),
+    LimitsUnavailable: Row(status=HTTPStatus.SERVICE_UNAVAILABLE, error_type="Unhealthy"),
     NotAllowed: Row(status=HTTPStatus.FORBIDDEN, error_type="Forbidden"),
     Overloaded: Row(status=HTTPStatus.TOO_MANY_REQUESTS, error_type="Overloaded"),
     # Not 503: that one sends the JavaScript client of Hugging Face into retries without a pause.
@@ -226,7 +230,7 @@ def _retry_after_s(error: FledgeError) -> float | None:
             return min(error.estimated_time_s, _MOST_LOADING_RETRY_AFTER_S)
         case ModelNotFound():
             return None
-        case Overloaded():
+        case Overloaded() | LimitExceeded() | LimitsUnavailable():
             return error.retry_after_s
         case ModelLoadError() if error.retry_after_s is not None:
             return error.retry_after_s

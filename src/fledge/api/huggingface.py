@@ -32,7 +32,7 @@ from fledge.api.fields import (
 from fledge.api.rendering import dump, dump_list
 from fledge.api.runner import Call, Operation, Plan
 from fledge.api.tasks import SIMILARITY_TASK, TASKS
-from fledge.api.waiting import patience_s
+from fledge.api.waiting import patience_s, use_cache
 from fledge.errors import InvalidRequest, MalformedBody
 from fledge.requests import CompareRequest, CompareResponse, EmbedRequest, EmbedResponse
 
@@ -87,7 +87,8 @@ class InferenceBody(Parameters):
     options: Any = Field(
         None,
         description="`wait_for_model`: true holds the request until the model is warm, false "
-        "never holds it. Other options are accepted, and not used.",
+        "never holds it. `use_cache`: false computes anew. Other options are accepted, and not "
+        "used.",
     )
 
 
@@ -148,6 +149,8 @@ def _embeddings(call: Call, body: InferenceBody) -> Plan:
         dimensions=parameters.dimensions,
         normalize="model" if parameters.normalize is None else parameters.normalize,
         truncation=truncation(parameters, default=True, paths=merged.paths),
+        use_cache=use_cache(call, body.options),
+        caller=call.caller,
         patience_s=patience_s(call, body.options),
         timeout_s=call.settings.request_timeout_s,
         is_single=is_single,
@@ -173,6 +176,8 @@ def _similarity(call: Call, body: InferenceBody, data: dict[str, Any], prefix: s
         query_prompt_choice=choice,
         document_prompt_choice=choice,
         truncation=truncation(merged.values, default=True, paths=merged.paths),
+        use_cache=use_cache(call, body.options),
+        caller=call.caller,
         patience_s=patience_s(call, body.options),
         timeout_s=call.settings.request_timeout_s,
         query_field=f"{prefix}source_sentence",

@@ -29,6 +29,7 @@ from fledge.api.fields import (
 )
 from fledge.api.rendering import dump, dump_list
 from fledge.api.runner import Call, Operation, Plan
+from fledge.api.waiting import use_cache
 from fledge.errors import InvalidRequest
 from fledge.requests import Answer, EmbedRequest, EmbedResponse
 from fledge.vectors import to_base64
@@ -83,6 +84,8 @@ def parse_embeddings(call: Call) -> Plan:
         dimensions=body.dimensions,
         normalize="similarity" if body.normalize is None else body.normalize,
         truncation=truncation(body, default=False),
+        use_cache=use_cache(call),
+        caller=call.caller,
         timeout_s=call.settings.request_timeout_s,
         field=field,
         is_single=is_single,

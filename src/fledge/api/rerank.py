@@ -26,6 +26,7 @@ from fledge.api.fields import (
 )
 from fledge.api.rendering import dump
 from fledge.api.runner import Call, Operation, Plan
+from fledge.api.waiting import use_cache
 from fledge.errors import InvalidRequest
 from fledge.prompts import PromptChoice
 from fledge.requests import CompareRequest, CompareResponse
@@ -96,6 +97,8 @@ def parse_rerank(call: Call) -> Plan:
             prefix="document_",
         ),
         truncation=truncation(body, default=True),
+        use_cache=use_cache(call),
+        caller=call.caller,
         timeout_s=call.settings.request_timeout_s,
         documents_field=field,
     )

@@ -14,10 +14,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fledge.accounts.callers import Caller
+from fledge.accounts.limit_fields import limit_fields
 from fledge.api.bodies import ClientLeft, parse_json, read_body
 from fledge.api.disconnect import DisconnectWatch
 from fledge.api.errors import Dialect
 from fledge.api.fields import refuse_if_strict
+from fledge.api.middleware.authenticate import caller_of
 from fledge.api.rendering import JsonResponse, header_names, header_value
 from fledge.api.routing import Endpoint, speaking
 from fledge.errors import DeadlineExceeded
@@ -42,12 +45,14 @@ class Call:
         path: the parameters in the route's path.
         headers: the request's, by lower-case name.
         settings: the settings in force.
+        caller: whose account it is on.
     """
 
     data: Any
     path: Mapping[str, str]
     headers: Mapping[str, str]
     settings: Settings
+    caller: Caller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,7 @@ class Runner:
             path=request.path_params,
             headers=request.headers,
             settings=self.settings,
+            caller=caller_of(request.scope),
         )
         plan = operation.parse(call)
         refuse_if_strict(plan.ignored, self.settings)
@@ -140,7 +146,11 @@ def _prompt_label(prompt: Prompt) -> str | None:
 
 def _notes(plan: Plan, answer: Answer) -> dict[str, str]:
     """The headers that say what was done to the request, each only if there is something to say."""
-    notes = {}
+    notes = limit_fields(answer.standing)
+    if answer.hit_count:
+        notes["x-fledge-cache-hits"] = str(answer.hit_count)
+        if answer.hit_count == len(answer.token_counts):
+            notes["x-compute-type"] = "cache"
     if (label := _prompt_label(answer.prompt)) is not None:
         notes["x-fledge-prompt"] = label
     if answer.truncated_count:

@@ -1,7 +1,8 @@
-"""How long a Hugging Face request waits for a model that is not warm, as its client says.
+"""What Hugging Face requests say of waiting for a cold model, and of answers computed before.
 
-The header `x-wait-for-model` and `options.wait_for_model` were documented until April 2025 and are
-still sent; source: huggingface_hub 0.27 and @huggingface/inference 2, which retry a 503 with them.
+The headers `x-wait-for-model` and `x-use-cache`, and the same words under `options`, were
+documented until April 2025 and are still sent; source: huggingface_hub 0.27 and
+@huggingface/inference 2, which retry a 503 with the first of them.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from fledge.api.runner import Call
 
 WAIT_HEADER = "x-wait-for-model"
+CACHE_HEADER = "x-use-cache"
 _YES = ("true", "1")
 _NO = ("false", "0")
 
@@ -24,6 +26,13 @@ def patience_s(call: Call, options: Any) -> float:
     if True in wishes:
         return call.settings.load_timeout_s
     return 0.0 if False in wishes else call.settings.cold_start_hold_s
+
+
+def use_cache(call: Call, options: Any = None) -> bool:
+    """Whether an answer that was computed before will do; of the two places, the one that wants a
+    new one wins."""
+    body = options.get("use_cache") if isinstance(options, dict) else None
+    return False not in (_wish(call.headers.get(CACHE_HEADER)), _wish(body))
 
 
 def _wish(value: Any) -> bool | None:

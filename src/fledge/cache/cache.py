@@ -113,14 +113,16 @@ class Cache:
         for index, key in enumerate(keys):
             places.setdefault(key, index)
         result = await compute(list(places.values()))
+        origins: list[Origin] = [
+            "computed" if places[key] == index else "joined" for index, key in enumerate(keys)
+        ]
+        if len(places) == len(keys) and not terms.may_keep:
+            self.counts.update(origins)
+            return Fetched(result, origins)
         entries = dict(zip(places, pack(list(places), result), strict=True))
         if terms.may_keep:
             self._keep(list(entries.items()), len(self.tiers))
-        return self._fetched(
-            [entries[key] for key in keys],
-            ["computed" if places[key] == index else "joined" for index, key in enumerate(keys)],
-            result.timings,
-        )
+        return self._fetched([entries[key] for key in keys], origins, result.timings)
 
     def _fetched(
         self, entries: Sequence[Cached], origins: Sequence[Origin], timings: Timings

@@ -53,9 +53,7 @@ class Space(NamedTuple):
     adapter: str = ""
 
     @classmethod
-    def of(
-        cls, card: ModelCard, job: EmbedJob, *, arithmetic: str = "", deployment: str = ""
-    ) -> Self:
+    def of(cls, card: ModelCard, job: EmbedJob, *, deployment: str = "") -> Self:
         """The space of a job for the model of a card."""
         asked = job.truncation.max_tokens
         longest = card.max_seq_length
@@ -68,7 +66,7 @@ class Space(NamedTuple):
             prompt=job.prompt,
             side=job.side,
             precision=card.precision,
-            arithmetic=arithmetic,
+            arithmetic=card.arithmetic,
             deployment=deployment,
         )
 

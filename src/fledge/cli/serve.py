@@ -15,7 +15,6 @@ from fledge.catalog.listed import Listed
 from fledge.cli.options import PrecisionOption, setting
 from fledge.cli.tools import tools_of
 from fledge.errors import SettingsError
-from fledge.names import is_loopback
 from fledge.settings import Settings, load_settings
 
 
@@ -52,7 +51,6 @@ def serve(  # noqa: PLR0913 - a parameter is a flag
         no_auth=no_auth,
         log_level=log_level,
     )
-    check_exposure(settings)
     # Nothing was accepted yet, so nothing is lost; as the first process of a container it would
     # otherwise not be ended at all.
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
@@ -111,18 +109,3 @@ def url_of(listener: socket.socket) -> str:
     """Where a bound socket will be reached."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def check_exposure(settings: Settings) -> None:
-    """Refuse to listen where strangers can reach a server that asks nobody for a key.
-
-    Raises:
-        SettingsError: the address is not loopback, and `no_auth` is not set.
-    """
-    if settings.no_auth or is_loopback(settings.host):
-        return
-    raise SettingsError(
-        f"listening on {settings.host} would let anybody who reaches it use this server, which "
-        "asks for no key; keep to 127.0.0.1, or pass --no-auth if something in front of it checks "
-        "callers"
-    )

@@ -26,6 +26,9 @@ from fledge.types import EmbedJob, EmbedResult, Health, Item, ModelCard, Precisi
 
 log = logging.getLogger(__name__)
 
+ARITHMETIC = "packed-1"
+"""Raised when the numbers change, so that vectors kept of older ones are never found again."""
+
 
 CHARS_PER_TOKEN = 4
 """Of ordinary English, for guesses."""
@@ -54,7 +57,7 @@ class LocalBackend:
         """Tokenize, wait for the lane, answer. See `Backend.embed` for what is raised."""
         self._check_open()
         start = time.perf_counter()
-        with self._lane.arriving(self._channel, self._about_tokens(job)):
+        with self._lane.arriving(self._channel, self._about_tokens(job), tenant=job.tenant):
             encoded = await self._encode(job)
         check_total(sum(len(one.row.ids) for one in encoded), job.max_total_tokens)
         tokenized = time.perf_counter()
@@ -63,6 +66,7 @@ class LocalBackend:
             [one.row for one in encoded],
             priority=job.priority,
             deadline=job.deadline,
+            tenant=job.tenant,
         )
         computed = await asyncio.wrap_future(future)  # cancelling the one cancels the other
         return EmbedResult(
@@ -203,5 +207,6 @@ def _card(
         similarity=recipe.speech.similarity,
         normalizes=recipe.normalizes,
         matryoshka_dimensions=source.matryoshka_dimensions,
+        arithmetic=ARITHMETIC,
         origin=source.origin,
     )

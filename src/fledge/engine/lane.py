@@ -126,7 +126,8 @@ class Lane:
         # guards the channels and their batchers; held for bookkeeping only, never while computing
         self._wake = threading.Condition()
         self._channels: list[Channel] = []
-        self._arriving_tokens = 0  # about so many are being tokenized, and will wait soon
+        # about so many are being tokenized, and will wait soon: by tenant, none of them 0
+        self._arriving_tokens: dict[str | None, int] = {}
         self._thread: threading.Thread | None = None  # None: no model, or it died
         self._last_thread: threading.Thread | None = None  # which may have a batch to finish
 
@@ -162,31 +163,41 @@ class Lane:
             self._thread, self._last_thread = None, self._thread
 
     @contextmanager
-    def arriving(self, channel: Channel, tokens: int) -> Iterator[None]:
+    def arriving(
+        self, channel: Channel, tokens: int, *, tenant: str | None = None
+    ) -> Iterator[None]:
         """Announce work while it is tokenized, so that what waits for that is bounded as well.
 
         Args:
             tokens: about how many there will be.
+            tenant: who asks.
 
         Raises:
             Overloaded: more are waiting and arriving than may.
         """
         with self._wake:
-            self._admit(channel, tokens)
-            self._arriving_tokens += tokens
+            self._admit(channel, tokens, tenant)
+            self._arrive(tenant, tokens)
         try:
             yield
         finally:
             with self._wake:
-                self._arriving_tokens -= tokens
+                self._arrive(tenant, -tokens)
 
     def submit(
-        self, channel: Channel, rows: Sequence[Row], *, priority: int, deadline: float | None
+        self,
+        channel: Channel,
+        rows: Sequence[Row],
+        *,
+        priority: int,
+        deadline: float | None,
+        tenant: str | None = None,
     ) -> "Future[Computed]":
         """Queue rows for computation.
 
         Args:
             deadline: `time.monotonic()` seconds after which the work is not begun any more.
+            tenant: who asks; tenants take turns.
 
         Returns:
             A future to wait for or to cancel. It fails with `ComputeError` or `DeadlineExceeded`.
@@ -194,28 +205,50 @@ class Lane:
         Raises:
             Overloaded: more tokens are waiting than may wait.
         """
-        request = Request([len(row.ids) for row in rows], priority)
+        request = Request([len(row.ids) for row in rows], priority, tenant)
         work = Work(rows, request, deadline, time.perf_counter(), rows_left=len(rows))
         with self._wake:
             if self._thread is None or not channel.is_open:
                 raise BackendUnavailable("the model is being unloaded")
-            self._admit(channel, request.tokens_left)
+            self._admit(channel, request.tokens_left, tenant)
             channel.works[request] = work
             channel.batcher.add(request)
             self._wake.notify_all()
         work.future.add_done_callback(lambda _: self._forget(channel, work))
         return work.future
 
-    def _admit(self, channel: Channel, tokens: int) -> None:
+    def _admit(self, channel: Channel, tokens: int, tenant: str | None) -> None:
         """Refuse work beyond the limit, unless nothing waits: one big request always may."""
         waiting = sum(one.batcher.waiting_tokens for one in self._channels)
-        waiting += self._arriving_tokens
-        if waiting and waiting + tokens > self._max_queued_tokens:
+        waiting += sum(self._arriving_tokens.values())
+        if not waiting or waiting + tokens <= self._max_queued_tokens:
+            return
+        if not self._has_room(waiting, tokens, tenant):
             raise Overloaded(
                 f"{waiting} tokens are waiting already, and at most {self._max_queued_tokens} may "
                 f"(max_queued_tokens); this request has about {tokens}: try again later",
                 retry_after_s=max(1.0, waiting / channel.rate),
             )
+
+    def _has_room(self, waiting: int, tokens: int, tenant: str | None) -> bool:
+        """Whether a tenant may come in although the queue is full: others may have filled it.
+
+        It may up to its part of the queue, when each who waits has an equal one. Those who wait
+        for more are not let in meanwhile, so the queue shrinks to its limit again; until then it
+        is at most twice as long.
+        """
+        batchers = [one.batcher for one in self._channels]
+        tenants = {tenant, *self._arriving_tokens}.union(*(one.tenants() for one in batchers))
+        own = sum(one.waiting_tokens_of(tenant) for one in batchers)
+        own += self._arriving_tokens.get(tenant, 0)
+        is_within_part = own + tokens <= self._max_queued_tokens / len(tenants)
+        return is_within_part and waiting + tokens <= 2 * self._max_queued_tokens
+
+    def _arrive(self, tenant: str | None, tokens: int) -> None:
+        """Count what is being tokenized; forget a tenant with nothing of it."""
+        arriving = self._arriving_tokens.pop(tenant, 0) + tokens
+        if arriving:
+            self._arriving_tokens[tenant] = arriving
 
     def _forget(self, channel: Channel, work: Work) -> None:
         """A future is done, failed or cancelled: nothing of its work waits any more."""

@@ -40,6 +40,9 @@ GROUP_NUMBERS = 2**24
 TOKENS_PER_S = 1_000_000
 """A guess, for refusing what would wait too long."""
 
+ARITHMETIC = "static-1"
+"""Raised when the numbers change, so that vectors kept of older ones are never found again."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
@@ -239,6 +242,7 @@ def make_static_backend(
         similarity=recipe.speech.similarity,
         normalizes=recipe.normalizes,
         matryoshka_dimensions=source.matryoshka_dimensions,
+        arithmetic=ARITHMETIC,
         origin=source.origin,
     )
     backend = StaticBackend(card, recipe, max_queued_tokens=max_queued_tokens)

@@ -124,11 +124,11 @@ def job(**facts: Any) -> EmbedJob:
 
 
 def test_a_space_has_what_the_job_and_the_card_say() -> None:
-    card = fake_card(id="org/name", dimension=8, max_seq_length=16, precision="bf16")
-    truncation = Truncation(side="left", max_tokens=9)
-    made = Space.of(
-        card, job(prompt="q: ", side="query", truncation=truncation), arithmetic="3", deployment="d"
+    card = fake_card(
+        id="org/name", dimension=8, max_seq_length=16, precision="bf16", arithmetic="3"
     )
+    truncation = Truncation(side="left", max_tokens=9)
+    made = Space.of(card, job(prompt="q: ", side="query", truncation=truncation), deployment="d")
     assert made == Space(
         "org/name",
         card.revision,

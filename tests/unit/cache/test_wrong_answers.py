@@ -52,7 +52,7 @@ async def ask(cache: Cache, backend: Particular, job: EmbedJob) -> Fetched:
     async def compute(indices: Sequence[int]) -> EmbedResult:
         return await backend.embed(replace(job, items=[job.items[index] for index in indices]))
 
-    keys = Space.of(backend.card, job, arithmetic=backend.arithmetic).keys(job.items)
+    keys = Space.of(replace(backend.card, arithmetic=backend.arithmetic), job).keys(job.items)
     terms = Terms(refuses_cut=job.truncation.refuse)
     fetched = await cache.fetch(keys, compute, terms)
     alone = await backend.embed(job)

@@ -1,0 +1,96 @@
+"""Accounts in a database, as a running server has them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fledge.accounts.accounts import Accounts
+from fledge.accounts.callers import Caller
+from fledge.accounts.database import Database
+from fledge.accounts.key_store import KeyStore
+from fledge.accounts.keyring import Keyring
+from fledge.accounts.keys import Key
+from fledge.accounts.limits import Limits, Reservation, Unlimited
+from fledge.accounts.meter import Meter
+from fledge.accounts.usage import UsageRecord
+from fledge.accounts.usage_report import UsageQuery, usage_report
+
+T = TypeVar("T")
+
+_UNLIMITED = Unlimited()
+
+
+class StoredAccounts(Accounts):
+    """Keys, limits and usage of one instance.
+
+    Args:
+        database: where keys and usage are.
+        keyring: the keys, in memory; started.
+        meter: what counts; started.
+        limits: makes the books of limits, given what was counted for a key this month.
+
+    Attributes:
+        keyring: likewise.
+        meter: likewise.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        meter: Meter,
+        limits: Callable[[Callable[[str], int]], Limits],
+    ) -> None:
+        self.keyring = keyring
+        self.meter = meter
+        self._database = database
+        self._store = KeyStore(database)
+        self._limits = limits(lambda key_id: meter.month_to_date(key_id).tokens)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether a key was ever made: from then on, requests need one."""
+        return self.keyring.has_any
+
+    def find(self, secret: str) -> Key | None:
+        """The key that a secret opens. See `Accounts.find`."""
+        return self.keyring.find(secret)
+
+    async def reserve(self, caller: Caller, tokens: int) -> Reservation:
+        """Let a request in. See `Accounts.reserve`."""
+        holder = caller.holder()
+        return _UNLIMITED if holder is None else await self._limits.reserve(holder, tokens)
+
+    def count(self, record: UsageRecord) -> None:
+        """Count what one request used."""
+        self.meter.count(record)
+
+    async def with_keys(self, do: Callable[[KeyStore], T]) -> T:
+        """Look at the keys, or change them. See `Accounts.with_keys`."""
+
+        def ask() -> T:
+            result = do(self._store)
+            self.keyring.refresh()
+            return result
+
+        return await asyncio.to_thread(ask)
+
+    async def usage(self, query: UsageQuery) -> list[dict[str, Any]]:
+        """What was used, this instance's last second included. See `Accounts.usage`."""
+
+        def ask() -> list[dict[str, Any]]:
+            self.meter.flush()
+            return usage_report(self._database, query)
+
+        return await asyncio.to_thread(ask)
+
+    async def aclose(self) -> None:
+        """Write what was counted, and let go of the database."""
+        await self._limits.aclose()
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """The same where no loop runs."""
+        self.meter.close()
+        self.keyring.close()
+        self._database.close()

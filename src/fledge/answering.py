@@ -1,0 +1,238 @@
+"""From the inputs of a request to vectors: the model made warm, the cache asked, the rest computed.
+
+What is known of a request before its model runs is the service's affair, and so is what is made of
+the vectors afterwards.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fledge.cache.cache import Cache, Fetched
+from fledge.cache.flights import Terms
+from fledge.cache.key import Space
+from fledge.catalog.catalog import Catalog
+from fledge.errors import (
+    BackendUnavailable,
+    ComputeError,
+    DeadlineExceeded,
+    InvalidRequest,
+    TooManyInputs,
+)
+from fledge.inputs import Path, check_token_ids, respelled
+from fledge.prompts import Prompt, PromptChoice, respelled_choice
+from fledge.requests import CompareRequest, EmbedRequest
+from fledge.settings import Settings
+from fledge.types import Backend, Deployments, EmbedJob, EmbedResult, Item, ModelCard, ModelEntry
+from fledge.waiting_room import WaitingRoom
+
+# Given to the backend to report its deadline by itself before the request is torn down.
+_GRACE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Inputs of one request that get the same prompt.
+
+    Attributes:
+        items: at least one.
+        prompt: what goes before each text.
+        choice: how the caller chose it.
+        field: how the caller spells the field of the inputs.
+        path: how the caller spells one of them.
+    """
+
+    items: Sequence[Item]
+    prompt: Prompt
+    choice: PromptChoice
+    field: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What became of the parts of a request.
+
+    Attributes:
+        card: the model that computed them.
+        parts: likewise.
+        results: one for each part.
+        hit_count: how many of the inputs were not computed for this request or beside it.
+        load_ms: how long it waited for its model.
+    """
+
+    card: ModelCard
+    parts: Sequence[Part]
+    results: Sequence[EmbedResult]
+    hit_count: int
+    load_ms: float
+
+
+class Answering:
+    """Answers parts of requests with vectors.
+
+    Args:
+        catalog: what was found by a request joins it.
+        deployments: where models run.
+        settings: limits and time-outs.
+        cache: answers kept, and shared between requests on their way; None: neither, and then
+            several event loops may ask at once.
+    """
+
+    def __init__(
+        self, catalog: Catalog, deployments: Deployments, settings: Settings, cache: Cache | None
+    ) -> None:
+        self._catalog = catalog
+        self._deployments = deployments
+        self._settings = settings
+        self._shares = cache is not None
+        self._cache = cache or Cache()
+        self._waiting = WaitingRoom(settings.max_queued_tokens)
+        self._uncached = frozenset(
+            catalog.find(name).id for name, one in settings.model.items() if one.cache is False
+        )
+
+    async def answer(
+        self,
+        entry: ModelEntry,
+        request: EmbedRequest | CompareRequest,
+        parts_of: Callable[[ModelCard], Sequence[Part]],
+    ) -> Answered:
+        """Vectors for every part; `parts_of` makes them once the model's card is known.
+
+        Raises:
+            ModelLoading, ModelLoadError: as `Deployments.use`.
+            InvalidRequest: an input cannot be used, or there are too many tokens.
+            Overloaded, DeadlineExceeded, ComputeError: as `Backend.embed`.
+        """
+        async with self._running(entry, request) as (backend, deadline, load_ms):
+            card = backend.card
+            parts = parts_of(card)
+            fetches = [self._fetch(entry, card, request, part, deadline) for part in parts]
+            fetched = [await fetches[0]] if len(fetches) == 1 else await _at_once(fetches)
+            return Answered(
+                card=card,
+                parts=parts,
+                results=[one.result for one in fetched],
+                hit_count=sum(one.hit_count for one in fetched),
+                load_ms=load_ms,
+            )
+
+    async def aclose(self) -> None:
+        """Give up what nobody waits for any more, and close the cache."""
+        await self._cache.aclose()
+
+    @asynccontextmanager
+    async def _running(
+        self, entry: ModelEntry, request: EmbedRequest | CompareRequest
+    ) -> AsyncIterator[tuple[Backend, float | None, float]]:
+        """The request's model, warm; when its answer is due; the milliseconds of waiting for it.
+
+        The time that loading takes is not the request's own: it begins when the model is warm.
+        """
+        started = time.perf_counter()
+        async with AsyncExitStack() as stack:
+            with self._waiting.place(request.items):
+                backend = await stack.enter_async_context(
+                    self._deployments.use(entry, patience_s=self._patience_s(request))
+                )
+            load_ms = (time.perf_counter() - started) * 1000
+            self._catalog.add(entry)
+            timeout_s = request.timeout_s
+            if timeout_s is None:
+                yield backend, None, load_ms
+                return
+            try:
+                async with asyncio.timeout(timeout_s + _GRACE_S):
+                    yield backend, time.monotonic() + timeout_s, load_ms
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"no answer within {timeout_s:g} s, the time-out of this server"
+                ) from None
+
+    def _patience_s(self, request: EmbedRequest | CompareRequest) -> float:
+        if request.patience_s is None:
+            return self._settings.load_timeout_s
+        return request.patience_s
+
+    async def _fetch(
+        self,
+        entry: ModelEntry,
+        card: ModelCard,
+        request: EmbedRequest | CompareRequest,
+        part: Part,
+        deadline: float | None,
+    ) -> Fetched:
+        """The vectors of one part, from wherever they are to be had."""
+        check_token_ids(part.items, part.path, card)
+        limit = self._settings.max_tokens_per_request
+        job = EmbedJob(
+            items=part.items,
+            prompt=part.prompt.text,
+            truncation=request.truncation,
+            side=part.prompt.side,
+            priority=request.priority,
+            deadline=deadline,
+            tenant=None if request.caller.key is None else request.caller.key_id,
+            max_total_tokens=limit,
+        )
+        space = Space.of(card, job)
+
+        async def compute(indices: Sequence[int]) -> EmbedResult:
+            # The caller may have left, and its hold on the model with it, while others wait.
+            async with self._deployments.use(
+                entry, patience_s=self._patience_s(request)
+            ) as backend:
+                if Space.of(backend.card, job) != space:
+                    raise BackendUnavailable(f"{entry.id} was loaded anew, and is another one now")
+                return await _compute(backend, job, part, indices)
+
+        fetched = await self._cache.fetch(
+            space.keys(part.items), compute, self._terms(card, request)
+        )
+        # The backend counted what it computed; the limit is on what the caller sent.
+        if (total := sum(fetched.result.token_counts)) > limit:
+            raise TooManyInputs(
+                f"`{part.field}` has {total} tokens; one request takes at most {limit}",
+                field=part.field,
+            )
+        return fetched
+
+    def _terms(self, card: ModelCard, request: EmbedRequest | CompareRequest) -> Terms:
+        return Terms(
+            is_fresh=not (self._shares and request.use_cache),
+            may_keep=self._shares and card.id not in self._uncached,
+            refuses_cut=request.truncation.refuse,
+            priority=request.priority,
+        )
+
+
+async def _compute(
+    backend: Backend, job: EmbedJob, part: Part, indices: Sequence[int]
+) -> EmbedResult:
+    """The inputs of some indices, each different one once."""
+    if len(indices) < len(job.items):
+        job = replace(job, items=[job.items[index] for index in indices])
+    try:
+        result = await backend.embed(job)
+    except InvalidRequest as error:
+        spelled = respelled_choice(error, part.choice)
+        raise respelled(spelled, indices, part.path, part.field) from None
+    if not np.isfinite(result.vectors).all():
+        raise ComputeError(f"{backend.card.id} computed a value that is not finite")
+    return result
+
+
+async def _at_once(fetches: Sequence[Coroutine[Any, Any, Fetched]]) -> list[Fetched]:
+    """All at once, so that they share a batch; when one fails, the others leave the queue."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in fetches]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,127 @@
+"""Settings -> where state lives: the accounts' database, their limits, the tiers of the cache.
+
+What is slow to import, or an extra, is looked up by name when the settings first ask for it.
+"""
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fledge.accounts.accounts import Accounts
+from fledge.accounts.limits import Limits
+from fledge.accounts.limits_memory import MemoryLimits
+from fledge.cache.cache import Cache
+from fledge.cache.memory import MemoryTier
+from fledge.cache.tiers import Tier
+from fledge.errors import SettingsError
+from fledge.settings import Settings
+
+if TYPE_CHECKING:
+    from fledge.accounts.database import Database
+
+NO_DATABASE = "none"
+"""The `database_url` of a server that keeps neither keys nor usage."""
+
+
+def _found(module: str) -> Any:
+    return importlib.import_module(f"fledge.{module}")
+
+
+def _found_with_redis(module: str) -> Any:
+    """A module that needs the extra.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
+    try:
+        return _found(module)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"redis_url needs the extra `redis`: pip install 'fledge[redis]' ({error})"
+        ) from None
+
+
+def database_url(settings: Settings) -> str:
+    """Where the accounts are; the folder of the default is made."""
+    if settings.database_url is not None:
+        return settings.database_url
+    folder = settings.data_dir.expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise SettingsError(
+            f"data_dir: {folder} cannot be made: {error.strerror}; set data_dir to a folder that "
+            "may be written to, or database_url to none if there are to be no keys and no usage"
+        ) from None
+    return f"sqlite:///{folder}/accounts.db"
+
+
+def open_database(settings: Settings) -> "Database":
+    """The database of keys and usage, its tables up to date. Blocks.
+
+    Raises:
+        SettingsError: there is none, or its URL is malformed.
+        DatabaseUnavailable: it cannot be reached.
+    """
+    if settings.database_url == NO_DATABASE:
+        raise SettingsError("database_url is none: there are no keys here, and no usage")
+    database: Database = _found("accounts.database").open_database(database_url(settings))
+    return database
+
+
+def open_accounts(settings: Settings) -> Accounts:
+    """The accounts, counting and keeping up with the database. Blocks.
+
+    Raises:
+        SettingsError: a URL is malformed, or an extra is missing.
+        DatabaseUnavailable: the database cannot be reached.
+    """
+    if settings.database_url == NO_DATABASE:
+        return Accounts()
+    make_limits = _limits(settings)
+    database = open_database(settings)
+    try:
+        keyring = _found("accounts.keyring").Keyring(
+            _found("accounts.key_store").KeyStore(database), max_stale_s=settings.keys_max_stale_s
+        )
+        meter = _found("accounts.meter").Meter(database)
+        keyring.start()
+        meter.start()
+    except BaseException:
+        database.close()
+        raise
+    accounts: Accounts = _found("accounts.stored").StoredAccounts(
+        database, keyring, meter, make_limits
+    )
+    return accounts
+
+
+def _limits(settings: Settings) -> Callable[[Callable[[str], int]], Limits]:
+    if settings.redis_url is None:
+        return lambda spent: MemoryLimits(spent=spent)
+    redis_limits = _found_with_redis("accounts.limits_redis").RedisLimits
+
+    def limits(spent: Callable[[str], int]) -> Limits:
+        alone = MemoryLimits(spent=spent) if settings.limits_without_redis == "instance" else None
+        shared: Limits = redis_limits(settings.redis_url, fallback=alone, spent=spent)
+        return shared
+
+    return limits
+
+
+def open_cache(settings: Settings) -> Cache:
+    """The cache, its tiers as the settings say. Nothing is opened before it is first used.
+
+    Raises:
+        SettingsError: the URL of Redis is malformed, or its extra is missing.
+    """
+    tiers: list[Tier] = []
+    if settings.cache_files_bytes:
+        folder = settings.cache_dir.expanduser() / "vectors"
+        tiers.append(_found("cache.files").FileTier(folder, settings.cache_files_bytes))
+    if settings.redis_url is not None and settings.cache_redis_ttl_s:
+        tier = _found_with_redis("cache.redis").RedisTier
+        tiers.append(tier(settings.redis_url, ttl_s=math.ceil(settings.cache_redis_ttl_s)))
+    memory = MemoryTier(settings.cache_memory_bytes) if settings.cache_memory_bytes else None
+    return Cache(memory, tiers)
