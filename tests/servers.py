@@ -75,6 +75,7 @@ def environment(home: Path, settings: Mapping[str, Any], *, online: bool) -> dic
         "HF_HOME": str(home / "huggingface"),
         "HF_HUB_OFFLINE": "0" if online else "1",
         "FLEDGE_CACHE_DIR": str(home / "fledge"),
+        "FLEDGE_DATA_DIR": str(home / "data"),
         **own,
     }
 

@@ -7,7 +7,7 @@ the vectors afterwards.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from fledge.cache.flights import Terms
 from fledge.cache.key import Space
 from fledge.catalog.catalog import Catalog
 from fledge.errors import (
-    BackendUnavailable,
     ComputeError,
     DeadlineExceeded,
     InvalidRequest,
@@ -28,6 +27,7 @@ from fledge.inputs import Path, check_token_ids, respelled
 from fledge.prompts import Prompt, PromptChoice, respelled_choice
 from fledge.requests import CompareRequest, EmbedRequest
 from fledge.settings import Settings
+from fledge.telemetry.states import CacheState
 from fledge.types import Backend, Deployments, EmbedJob, EmbedResult, Item, ModelCard, ModelEntry
 from fledge.waiting_room import WaitingRoom
 
@@ -64,6 +64,7 @@ class Answered:
         results: one for each part.
         hit_count: how many of the inputs were not computed for this request or beside it.
         load_ms: how long it waited for its model.
+        cache_ms: how long it then took to know what was left to compute.
     """
 
     card: ModelCard
@@ -71,6 +72,43 @@ class Answered:
     results: Sequence[EmbedResult]
     hit_count: int
     load_ms: float
+    cache_ms: float
+
+
+class _Hold:
+    """A model that does not leave before all who share the hold have let go of it.
+
+    A computation shares the hold of the request that began it, and may outlive it. To ask for the
+    model once more would be to wait, where it has to leave, for its next loading, which waits for
+    this very request to end.
+    """
+
+    __slots__ = ("_began_s", "_computed_s", "_sharers", "_use", "backend")
+
+    def __init__(self, use: AbstractAsyncContextManager[Backend], backend: Backend) -> None:
+        self.backend = backend
+        self._use = use
+        self._sharers = 0
+        self._began_s = time.perf_counter()
+        self._computed_s: float | None = None
+
+    @property
+    def idle_ms(self) -> float:
+        """How long it was held before the model had anything to compute; if it had nothing, since
+        it is held."""
+        return ((self._computed_s or time.perf_counter()) - self._began_s) * 1000
+
+    def compute(self) -> None:
+        """Note that there is something."""
+        self._computed_s = self._computed_s or time.perf_counter()
+
+    async def __aenter__(self) -> None:
+        self._sharers += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._sharers -= 1
+        if not self._sharers:
+            await self._use.__aexit__(None, None, None)
 
 
 class Answering:
@@ -93,8 +131,10 @@ class Answering:
         self._shares = cache is not None
         self._cache = cache or Cache()
         self._waiting = WaitingRoom(settings.max_queued_tokens)
+        # A program of its own may have sections about models that it does not serve.
+        sections = settings.model.items() if self._shares else ()
         self._uncached = frozenset(
-            catalog.find(name).id for name, one in settings.model.items() if one.cache is False
+            catalog.find(name).id for name, one in sections if one.cache is False
         )
 
     async def answer(
@@ -110,10 +150,10 @@ class Answering:
             InvalidRequest: an input cannot be used, or there are too many tokens.
             Overloaded, DeadlineExceeded, ComputeError: as `Backend.embed`.
         """
-        async with self._running(entry, request) as (backend, deadline, load_ms):
-            card = backend.card
+        async with self._running(entry, request) as (hold, deadline, load_ms):
+            card = hold.backend.card
             parts = parts_of(card)
-            fetches = [self._fetch(entry, card, request, part, deadline) for part in parts]
+            fetches = [self._fetch(hold, request, part, deadline) for part in parts]
             fetched = [await fetches[0]] if len(fetches) == 1 else await _at_once(fetches)
             return Answered(
                 card=card,
@@ -121,7 +161,16 @@ class Answering:
                 results=[one.result for one in fetched],
                 hit_count=sum(one.hit_count for one in fetched),
                 load_ms=load_ms,
+                cache_ms=hold.idle_ms,
             )
+
+    def count_repeat(self, texts: int) -> None:
+        """Count texts whose answers were in memory, as a whole request."""
+        self._cache.counts["memory"] += texts
+
+    def cache_state(self) -> CacheState:
+        """What the cache has done so far."""
+        return self._cache.state()
 
     async def aclose(self) -> None:
         """Give up what nobody waits for any more, and close the cache."""
@@ -130,26 +179,25 @@ class Answering:
     @asynccontextmanager
     async def _running(
         self, entry: ModelEntry, request: EmbedRequest | CompareRequest
-    ) -> AsyncIterator[tuple[Backend, float | None, float]]:
+    ) -> AsyncIterator[tuple[_Hold, float | None, float]]:
         """The request's model, warm; when its answer is due; the milliseconds of waiting for it.
 
         The time that loading takes is not the request's own: it begins when the model is warm.
         """
         started = time.perf_counter()
-        async with AsyncExitStack() as stack:
-            with self._waiting.place(request.items):
-                backend = await stack.enter_async_context(
-                    self._deployments.use(entry, patience_s=self._patience_s(request))
-                )
+        use = self._deployments.use(entry, patience_s=self._patience_s(request))
+        with self._waiting.place(request.items):
+            hold = _Hold(use, await use.__aenter__())
+        async with hold:
             load_ms = (time.perf_counter() - started) * 1000
             self._catalog.add(entry)
             timeout_s = request.timeout_s
             if timeout_s is None:
-                yield backend, None, load_ms
+                yield hold, None, load_ms
                 return
             try:
                 async with asyncio.timeout(timeout_s + _GRACE_S):
-                    yield backend, time.monotonic() + timeout_s, load_ms
+                    yield hold, time.monotonic() + timeout_s, load_ms
             except TimeoutError:
                 raise DeadlineExceeded(
                     f"no answer within {timeout_s:g} s, the time-out of this server"
@@ -162,13 +210,13 @@ class Answering:
 
     async def _fetch(
         self,
-        entry: ModelEntry,
-        card: ModelCard,
+        hold: _Hold,
         request: EmbedRequest | CompareRequest,
         part: Part,
         deadline: float | None,
     ) -> Fetched:
         """The vectors of one part, from wherever they are to be had."""
+        card = hold.backend.card
         check_token_ids(part.items, part.path, card)
         limit = self._settings.max_tokens_per_request
         job = EmbedJob(
@@ -178,23 +226,17 @@ class Answering:
             side=part.prompt.side,
             priority=request.priority,
             deadline=deadline,
-            tenant=None if request.caller.key is None else request.caller.key_id,
+            tenant=request.caller.tenant,
             max_total_tokens=limit,
         )
-        space = Space.of(card, job)
 
         async def compute(indices: Sequence[int]) -> EmbedResult:
-            # The caller may have left, and its hold on the model with it, while others wait.
-            async with self._deployments.use(
-                entry, patience_s=self._patience_s(request)
-            ) as backend:
-                if Space.of(backend.card, job) != space:
-                    raise BackendUnavailable(f"{entry.id} was loaded anew, and is another one now")
-                return await _compute(backend, job, part, indices)
+            async with hold:
+                hold.compute()
+                return await _compute(hold.backend, job, part, indices)
 
-        fetched = await self._cache.fetch(
-            space.keys(part.items), compute, self._terms(card, request)
-        )
+        keys = Space.of(card, job).keys(part.items)
+        fetched = await self._cache.fetch(keys, compute, self._terms(card, request))
         # The backend counted what it computed; the limit is on what the caller sent.
         if (total := sum(fetched.result.token_counts)) > limit:
             raise TooManyInputs(
@@ -209,6 +251,7 @@ class Answering:
             may_keep=self._shares and card.id not in self._uncached,
             refuses_cut=request.truncation.refuse,
             priority=request.priority,
+            tenant=request.caller.tenant,
         )
 
 

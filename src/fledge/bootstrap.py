@@ -21,7 +21,8 @@ from fledge.service import Service
 from fledge.settings import Settings
 from fledge.settings_fields import ModelSettings
 from fledge.stores import open_accounts, open_cache
-from fledge.telemetry import Metrics
+from fledge.telemetry.metrics import Metrics
+from fledge.telemetry.traces import check_tracing
 from fledge.types import ModelEntry, Precision
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def load_model(settings: Settings) -> "RunningModel":
     entry = _served(settings)[0]
     catalog = Catalog([entry, *_models_in(settings.models_dir), *shipped_entries()])
     own = {name: one for name, one in settings.model.items() if _leads_to(entry, name, catalog)}
-    loader = _loader(settings, _sections(settings.model_copy(update={"model": own}), catalog))
+    sections = _sections(settings.model_copy(update={"model": own}), catalog)
+    loader = _loader(settings, sections, Metrics())
     model: RunningModel = loader.load(loader.find(entry, _any_size))
     return model
 
@@ -78,6 +80,7 @@ def build_service(settings: Settings) -> Service:
         DatabaseUnavailable: the accounts cannot be reached.
         ModelLoadError: one that is to be loaded cannot be; those loaded before it are let go.
     """
+    check_tracing(settings.otlp_endpoint)
     if settings.models_dir and not settings.models_dir.expanduser().is_dir():
         raise SettingsError(f"models_dir: there is no folder {settings.models_dir}")
     served = _served(settings)
@@ -132,7 +135,7 @@ def _lifecycle(
 ) -> "Lifecycle":
     sections = _sections(settings, catalog)
     pinned = {catalog.find(name).id for name in settings.pinned}
-    loader = _loader(settings, sections)
+    loader = _loader(settings, sections, metrics)
     memory = _engine("memory")
     lifecycle: Lifecycle = _engine("lifecycle.lifecycle").Lifecycle(
         loader,
@@ -261,12 +264,17 @@ def _sections(settings: Settings, catalog: Catalog) -> dict[str, ModelSettings]:
     return sections
 
 
-def _loader(settings: Settings, sections: Mapping[str, ModelSettings]) -> "LocalLoader":
+def _loader(
+    settings: Settings, sections: Mapping[str, ModelSettings], metrics: Metrics
+) -> "LocalLoader":
     """Finds and loads models, all of them into one lane."""
     own = {model: one.precision for model, one in sections.items() if one.precision}
     lane = _engine("lane").Lane(
-        batch_target_ms=settings.batch_target_ms, max_queued_tokens=settings.max_queued_tokens
+        batch_target_ms=settings.batch_target_ms,
+        max_queued_tokens=settings.max_queued_tokens,
+        observer=metrics.engine,
     )
+    metrics.engine.show(lane)
 
     def load_transformer(
         source: "ModelFolder", recipe: "Recipe", precision: Precision

@@ -14,6 +14,11 @@ and body. A message says what was wrong, the limit, the value, and what to do.
         UnknownField          a field Fledge does not know, in strict mode only
         KeyNameTaken          another living key has that name
       UnknownModel            no model of that name here
+      UnknownFile             no uploaded or computed file of that id, for this caller
+      UnknownBatch            no batch of that id, for this caller
+      FileInUse               a file that a batch still reads
+      BatchEnded              a batch that cannot be cancelled any more
+      StorageUnavailable      the folder of the files cannot be read or written
       NotAllowed              a Host or an Origin that this instance does not answer
       Overloaded              try again later; carries how much later
       DeadlineExceeded        the request's own time was over before its answer was ready
@@ -32,7 +37,8 @@ and body. A message says what was wrong, the limit, the value, and what to do.
       ServerUnreachable       nobody answers at a server's address
       ServerRefused           a server that was asked answered with an error
       FileFormatError         an input or output file that cannot be read or written as asked
-      Unauthorized            no key, or none that is valid here
+      Unauthorized            a key that is not valid here
+        KeyMissing            no key, where one is needed
       Forbidden               a valid key that may not do this
       KeyNotFound             no key of that id or name
       LimitExceeded           a key's requests or tokens of a minute are used up
@@ -115,6 +121,36 @@ class UnknownModel(FledgeError):
     """No model of that name is served here."""
 
     code = "model_not_found"
+
+
+class UnknownFile(FledgeError):
+    """The caller has no file of that id."""
+
+    code = "file_not_found"
+
+
+class UnknownBatch(FledgeError):
+    """The caller has no batch of that id."""
+
+    code = "batch_not_found"
+
+
+class FileInUse(FledgeError):
+    """A batch that has not ended reads the file."""
+
+    code = "file_in_use"
+
+
+class BatchEnded(FledgeError):
+    """The batch has ended, and cannot be cancelled any more."""
+
+    code = "batch_ended"
+
+
+class StorageUnavailable(FledgeError):
+    """The folder of files and batches cannot be read or written: it is full, or worse."""
+
+    code = "storage_unavailable"
 
 
 class NotAllowed(FledgeError):
@@ -250,9 +286,15 @@ class FileFormatError(FledgeError):
 
 
 class Unauthorized(FledgeError):
-    """The request carries no key, or one that is unknown, revoked or expired."""
+    """The request carries a key that is unknown, revoked or expired."""
 
     code = "invalid_api_key"
+
+
+class KeyMissing(Unauthorized):
+    """The request carries no key, and this server asks for one."""
+
+    code = "missing_api_key"
 
 
 class Forbidden(FledgeError):

@@ -5,6 +5,7 @@ would be a setting that does nothing, so it is refused where it is written.
 """
 
 import json
+import re
 from ipaddress import ip_address
 from typing import Any
 from unicodedata import category
@@ -15,6 +16,8 @@ UNWRITABLE = {"Cc", "Cs"}
 """Unicode's categories of control characters and of halves of a pair."""
 LONGEST_QUOTED = 80
 DEFAULT_PORTS = {"http": 80, "https": 443}
+HIDDEN = "***"
+SECRET_PARAMETER = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token|key)[^=&]*=)[^&#]*", re.I)
 
 
 def quoted(text: str) -> str:
@@ -65,6 +68,50 @@ def as_name(value: Any) -> Any:  # Any: what a variable, a file or a caller hold
     if any(category(character) in UNWRITABLE for character in value):
         raise ValueError(f"{quoted(value)} holds a control or half a character; leave that out")
     return value
+
+
+def as_url(value: Any) -> Any:  # Any: likewise
+    """An address that may hold a password: as `as_name`, in words that do not repeat it.
+
+    Raises:
+        ValueError: no address can be this.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("it is empty; write a URL, or leave the setting out")
+    if isinstance(value, str) and any(category(character) in UNWRITABLE for character in value):
+        raise ValueError("it holds a control or half a character; leave that out")
+    return value
+
+
+def without_password(url: str) -> str:
+    """An address for people to see: rather with less than it might show."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return HIDDEN if any(character in url for character in "@:= ") else url
+    # To the last @: nobody escapes every character of a password that should be.
+    user, at, host = "", "", rest
+    if scheme != "sqlite":  # a file, whose name may have anything
+        user, at, host = rest.rpartition("@")
+        name, colon, _ = user.partition(":")
+        user = f"{name}:{HIDDEN}" if colon else name
+    return SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", f"{scheme}://{user}{at}{host}")
+
+
+def as_endpoint(text: str) -> str:
+    """Where something is sent over HTTP: scheme, host, and a port and a path if need be.
+
+    Raises:
+        ValueError: nothing can be sent there, or it holds what is said in a header.
+    """
+    endpoint = text.strip()
+    scheme, netloc, host, _ = _split(endpoint)
+    is_plain = netloc.isprintable() and not any(character in endpoint for character in "@?# ")
+    if scheme not in DEFAULT_PORTS or not host or not is_plain:
+        raise ValueError(
+            'it is no address to send to; give scheme, host and port, as "http://127.0.0.1:4318", '
+            "without user, password or query"
+        )
+    return endpoint
 
 
 def as_host(text: str) -> str:

@@ -1,7 +1,7 @@
 """What is asked of the service, and what it answers: plain data that every dialect shares."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -123,6 +123,16 @@ class Answer:
     prompt: Prompt
     warnings: tuple[str, ...]
     timings: Timings
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether all of it was computed before."""
+        return self.hit_count == len(self.token_counts)
+
+    def again(self) -> "Answer":
+        """What would be told of it if it were given again: nothing took time, and no vectors."""
+        facts = {one.name: getattr(self, one.name) for one in fields(Answer)}
+        return Answer(**facts | {"timings": Timings(), "standing": Standing()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Self
 
 from fledge.accounts.accounts import Accounts
 from fledge.accounts.callers import NOBODY, Caller
-from fledge.accounts.charges import Charge, count_failure
+from fledge.accounts.charges import Charge, count_failure, estimate_tokens
 from fledge.answering import Answered, Answering, Part
 from fledge.cache.cache import Cache
 from fledge.catalog.catalog import Catalog
@@ -24,6 +24,7 @@ from fledge.inputs import check_dimensions, check_inputs, item_path
 from fledge.names import is_loopback
 from fledge.prompts import Prompt, PromptChoice, check_prompt_length, choose_prompt
 from fledge.requests import (
+    Answer,
     CompareRequest,
     CompareResponse,
     EmbedRequest,
@@ -31,7 +32,8 @@ from fledge.requests import (
     Normalization,
 )
 from fledge.settings import Settings
-from fledge.telemetry import Metrics, ModelState
+from fledge.telemetry.metrics import Metrics
+from fledge.telemetry.states import ModelState
 from fledge.types import (
     Backend,
     Deployments,
@@ -80,7 +82,10 @@ class Service:
         self._deployments = deployments
         self._answering = Answering(catalog, deployments, settings, cache)
         self._traffic = Traffic()
+        self._is_private = is_loopback(settings.host) and not settings.no_auth
         self.metrics.models.show(self._model_states)
+        self.metrics.show_cache(self._answering.cache_state)
+        self.metrics.show_accounts(self.accounts.state)
 
     @classmethod
     def over(cls, backends: Sequence[Backend], settings: Settings) -> Self:
@@ -202,7 +207,7 @@ class Service:
             # Token ids never get a prompt, so a list of nothing else had none.
             prompt=prompt if any(isinstance(i, str) for i in request.inputs) else Prompt(),
             warnings=check_dimensions(card, request.dimensions),
-            timings=replace(result.timings, load_ms=answered.load_ms),
+            timings=replace(result.timings, load_ms=answered.load_ms, cache_ms=answered.cache_ms),
         )
 
     async def compare(self, request: CompareRequest) -> CompareResponse:
@@ -254,7 +259,9 @@ class Service:
             standing=standing,
             prompt=answered.parts[0].prompt,
             warnings=(),
-            timings=replace(documents.timings, load_ms=answered.load_ms),
+            timings=replace(
+                documents.timings, load_ms=answered.load_ms, cache_ms=answered.cache_ms
+            ),
         )
 
     async def _answer(
@@ -266,29 +273,58 @@ class Service:
         caller = request.caller
         try:
             entry = self._catalog.find(request.model, may_join=self._may_join(caller))
-            caller.check_model(entry.id)
         except FledgeError:
             count_failure(self.accounts, caller, "")
             raise
-        async with Charge(self.accounts, caller, entry.id, request.items) as charge:
+        self._check_model(caller, entry)
+        tokens = 0 if caller.key is None else estimate_tokens(request.items)
+        async with Charge(self.accounts, caller, entry.id, tokens) as charge:
             answered = await self._answering.answer(entry, request, parts_of)
             charge.settle(
                 texts=len(request.items),
                 tokens=sum(sum(one.token_counts) for one in answered.results),
                 cache_hits=answered.hit_count,
-                compute_s=sum(one.timings.compute_ms for one in answered.results) / 1000,
+                compute_s=sum(one.timings.busy_ms for one in answered.results) / 1000,
             )
         self._traffic.count(entry.id)
         return answered, charge.standing
 
     def _may_join(self, caller: Caller) -> bool:
         """Whether a caller may name any model of the hub, where the settings leave that open."""
-        settings = self.settings
-        if settings.allow_any_model is not None:
-            return settings.allow_any_model
-        if caller.key is not None:
-            return caller.is_admin
-        return is_loopback(settings.host) and not settings.no_auth
+        if self.settings.allow_any_model is not None:
+            return self.settings.allow_any_model
+        return self._is_private if caller.key is None else caller.is_admin
+
+    async def repeat(self, answer: Answer, caller: Caller) -> Standing | None:
+        """Let an answer be given once more, on a caller's account; how that stands afterwards.
+
+        None: the model that runs is not the one that answered, and has to be asked.
+
+        Raises:
+            Forbidden, LimitExceeded, LimitsUnavailable: the caller may not.
+        """
+        entry = self._catalog.find(answer.card.id)
+        status = self._deployments.status(entry)
+        if status.state != "warm" or status.card is not answer.card:
+            return None
+        self._check_model(caller, entry)
+        texts, tokens = len(answer.token_counts), sum(answer.token_counts)
+        # Held for a moment, since a model that answers is in use.
+        async with (
+            self._deployments.use(entry, patience_s=0),
+            Charge(self.accounts, caller, entry.id, tokens) as charge,
+        ):
+            charge.settle(texts=texts, tokens=tokens, cache_hits=texts, compute_s=0.0)
+        self._answering.count_repeat(texts)
+        self._traffic.count(entry.id)
+        return charge.standing
+
+    def _check_model(self, caller: Caller, entry: ModelEntry) -> None:
+        try:
+            caller.check_model(entry.id)
+        except FledgeError:
+            count_failure(self.accounts, caller, entry.id)
+            raise
 
     async def aclose(self) -> None:
         """Let requests end, write what was counted, and give back every model's memory."""

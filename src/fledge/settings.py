@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr
 
 from fledge.errors import SettingsError
-from fledge.names import listed
+from fledge.names import as_endpoint, listed
 from fledge.settings_fields import (
     Count,
     Folder,
@@ -27,11 +27,12 @@ from fledge.settings_fields import (
     Section,
     Size,
     SizeOrNone,
+    Url,
     default_cache_dir,
     default_data_dir,
 )
 from fledge.settings_sources import Setting, Sources
-from fledge.types import Precision
+from fledge.types import LogFormat, Precision
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 ENV_PREFIX = "FLEDGE_"
@@ -121,14 +122,14 @@ class Settings(Section):
     )
     host: Name = Field(
         "127.0.0.1",
-        description="Address to listen on. Anything but loopback needs --no-auth, since anybody "
-        "who reaches it may use it.",
+        description="Address to listen on. 127.0.0.1 is for this machine alone. 0.0.0.0 lets "
+        "others in, and needs a key first: `fledge keys create NAME`.",
     )
     port: Count = Field(8080, le=65535, description="Port to listen on; 0 picks a free one.")
     no_auth: bool = Field(
         default=False,
-        description="Serve without keys on an address that is not loopback. Only behind something "
-        "that checks callers itself.",
+        description="Ask nobody for a key, on whatever address, also where there are keys. Only "
+        "behind something that checks callers itself.",
     )
     allowed_hosts: Hosts = Field(
         (),
@@ -143,9 +144,10 @@ class Settings(Section):
     )
     admin_routes: bool | None = Field(
         None,
-        description="Whether `/admin/...` answers, which loads and unloads models. Unset: to this "
-        "machine, on a loopback address. `false` where a proxy on the same machine lets others in: "
-        "without keys nobody can tell them apart. `true` has no effect elsewhere.",
+        description="Whether `/admin/...` answers, which manages models, keys and usage. Unset or "
+        "`true`: to keys with the scope `admin`, from anywhere; while there are no keys, to "
+        "callers on this machine, if `host` is loopback. `false`: to nobody; choose it where a "
+        "proxy on this machine lets others in without keys, since nobody can tell them apart.",
     )
     strict_fields: bool = Field(
         default=False,
@@ -197,14 +199,21 @@ class Settings(Section):
         "numbers takes 1.8 KiB, one of 1,024 takes 4.3 KiB. Large enough for the texts that come "
         "again within minutes.",
     )
+    cache_answers_bytes: SizeOrNone = Field(
+        ByteSize(32 * 2**20),
+        description="Memory for whole answers to requests that came again in every byte, which "
+        "saves reading and writing JSON; 0: none. One vector of 384 numbers takes 6 KiB as base64 "
+        "and 12 KiB as a list of numbers, with what is kept beside it.",
+    )
     cache_files_bytes: SizeOrNone = Field(
         ByteSize(2**30),
         description="Room for vectors in a file under `cache_dir`, which outlives restarts; 0: no "
         "file. Vectors tell something about their texts: choose 0 where nothing of those may be "
         "written down.",
     )
-    redis_url: Name | None = Field(
+    redis_url: Url | None = Field(
         None,
+        repr=False,
         description="Redis for instances that belong together, "
         "`redis://user:password@host:6379/0`: they share the limits of keys, and the vectors that "
         "each has computed. One instance needs none. Needs the extra `redis`.",
@@ -225,8 +234,15 @@ class Settings(Section):
         description="Where keys, usage and uploaded files are kept, unless `database_url` says "
         "otherwise of the first two. To be backed up.",
     )
-    database_url: Name | None = Field(
+    max_file_bytes: Size = Field(
+        ByteSize(200 * 2**20),
+        description="Most bytes of one file that is uploaded for a batch; larger ones get a 413. "
+        "200 MiB is what OpenAI allows. Files are kept under `data_dir`, for 30 days unless their "
+        "owner says otherwise; results may be ten times as large as what they were made from.",
+    )
+    database_url: Url | None = Field(
         None,
+        repr=False,
         description="Where keys and usage are. Unset: in SQLite, `accounts.db` under `data_dir`. "
         "`postgresql://user:password@host/name` for several instances, with the extra `postgres`. "
         "`none`: nowhere; then there are no keys, and no usage is counted.",
@@ -244,8 +260,28 @@ class Settings(Section):
         "`/health/live`, `/health/ready`. metrics: `/metrics`; list it where the network already "
         "keeps strangers away from it. page: `/docs` and the page's own files.",
     )
+    api_key: SecretStr | None = Field(
+        None,
+        description="What `fledge models load`, `unload`, `pin`, `unpin` and `status` send to a "
+        "running server that asks for keys: one with the scope `admin`. Better as a variable than "
+        "in a file.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="How much to log. Texts and keys are never logged at any level."
+        "info",
+        description="How much to log. debug: a line for every request. info: for those that "
+        "failed. Texts and keys are never logged at any level.",
+    )
+    log_format: LogFormat = Field(
+        "text",
+        description="text: lines for people. json: an object a line, for programs that collect "
+        "logs. It is not guessed from where the log goes, so that a log looks the same on a "
+        "terminal, in a file and in a container.",
+    )
+    otlp_endpoint: Annotated[str, AfterValidator(as_endpoint)] | None = Field(
+        None,
+        description="Collector of OpenTelemetry that gets a trace of every request, "
+        "`http://127.0.0.1:4318`: OTLP over HTTP. Unset: nobody. Needs the extra `otlp`. What the "
+        "collector wants to know of its callers goes into `OTEL_EXPORTER_OTLP_HEADERS`.",
     )
     huggingface: HuggingFaceSettings = Field(default=HuggingFaceSettings())
     model: dict[Name, ModelSettings] = Field(

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 
-from fledge.names import as_host, as_name, as_origin, listed, quoted
-from fledge.settings_sources import A_SIZE
+from fledge.names import as_host, as_name, as_origin, as_url, listed, quoted
+from fledge.settings_sources import A_SIZE, HoldsPassword
 from fledge.types import Precision
 
 YEAR_S = 365 * 24 * 3600
@@ -50,6 +50,7 @@ def as_size(value: Any) -> Any:  # Any: likewise
 
 
 Name: TypeAlias = Annotated[str, AfterValidator(as_name)]
+Url: TypeAlias = Annotated[str, AfterValidator(as_url), HoldsPassword]
 Folder: TypeAlias = Annotated[Path, BeforeValidator(as_name)]
 Names: TypeAlias = Annotated[tuple[Name, ...], BeforeValidator(listed)]
 Hosts: TypeAlias = Annotated[

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, get_args, get_origin
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from fledge.names import quoted
+from fledge.names import quoted, without_password
 
 Key: TypeAlias = tuple[str, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -61,6 +61,10 @@ MUST_BE = {
 """pydantic's type of error -> what the value must be."""
 
 
+class HoldsPassword:
+    """Marks the annotation of a text, an address, in which a password may stand."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """A value as somebody wrote it.
@@ -81,7 +85,8 @@ class Setting:
 
     Attributes:
         name: as the file has it: `port`, `model."org/name".pinned`.
-        value: None where nothing was chosen; of a secret only `set`.
+        value: None where nothing was chosen; of a secret only `set`; an address without its
+            password.
         source: the variable, the file, `flag`, or `default`, with what is wrong beside it, if
             anything is.
     """
@@ -284,7 +289,11 @@ def _is_value(annotation: Any) -> bool:
 
 
 def _is_secret(annotation: Any) -> bool:
-    return annotation is SecretStr or any(map(_is_secret, get_args(annotation)))
+    return _mentions(annotation, SecretStr)
+
+
+def _mentions(annotation: Any, kind: type) -> bool:
+    return annotation is kind or any(_mentions(inner, kind) for inner in get_args(annotation))
 
 
 def _keys(annotation: Any, above: Key = ()) -> Iterator[Key]:
@@ -314,6 +323,8 @@ def _values(section: BaseModel, above: Key = ()) -> Iterator[tuple[Key, Any]]:
                 yield from _values(inner, (*key, each))
         elif _is_secret(field.annotation):
             yield key, SET if value else None
+        elif isinstance(value, str) and _mentions(field.annotation, HoldsPassword):
+            yield key, without_password(value)
         else:
             yield key, value
 

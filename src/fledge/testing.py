@@ -139,7 +139,7 @@ class FakeBackend:
             vectors=np.stack([self.vector(ids) for ids, _ in rows]),
             token_counts=[len(ids) for ids, _ in rows],
             truncated=[is_cut for _, is_cut in rows],
-            timings=Timings(tokenize_ms=0.25, queue_ms=0.5, compute_ms=1.0),
+            timings=Timings(tokenize_ms=0.25, queue_ms=0.5, compute_ms=1.0, busy_ms=1.0),
         )
 
     async def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> list[Tokens]:

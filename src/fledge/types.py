@@ -26,6 +26,7 @@ Side: TypeAlias = Literal["query", "document"]
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "int8"]
 State: TypeAlias = Literal["cold", "loading", "warm", "failed"]
 Similarity: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
+LogFormat: TypeAlias = Literal["text", "json"]
 FailureKind: TypeAlias = Literal[
     "not_found", "gated", "offline", "corrupt", "unsupported", "out_of_memory", "unknown"
 ]
@@ -173,13 +174,18 @@ class Timings:
     """Where a request's time went, in milliseconds. Stages overlap between requests, not in one.
 
     Attributes:
+        compute_ms: the time of every batch that it was in.
+        busy_ms: its own part of that time, by tokens: over all requests, what computing took.
         load_ms: until the model was warm; next to nothing when it was already.
+        cache_ms: until the cache had told what was left to compute.
     """
 
     tokenize_ms: float = 0.0
     queue_ms: float = 0.0
     compute_ms: float = 0.0
+    busy_ms: float = 0.0
     load_ms: float = 0.0
+    cache_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,10 +240,15 @@ class Standing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether a backend can take work now, and if not, why."""
+    """Whether a backend can take work now, and if not, why.
+
+    Attributes:
+        may_recover: of a failed one: it may take work again without being loaded anew.
+    """
 
     state: State
     reason: str = ""
+    may_recover: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

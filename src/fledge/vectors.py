@@ -3,10 +3,9 @@
 Pure NumPy on float32 in and float32 out. Nothing here knows a model or a wire format.
 """
 
-from base64 import b64encode
-
 import numpy as np
 from numpy.typing import NDArray
+from pybase64 import b64encode_as_string
 
 from fledge.types import Similarity, Vectors
 
@@ -55,7 +54,9 @@ def ranking(scores: NDArray[np.float32], top_n: int | None = None) -> list[tuple
 
 def to_base64(vectors: Vectors) -> list[str]:
     """Each row as base64 of its little-endian float32 bytes, padded, in the standard alphabet."""
-    return [b64encode(row.tobytes()).decode("ascii") for row in vectors.astype("<f4", copy=False)]
+    rows = memoryview(vectors.astype("<f4", copy=False).tobytes())
+    size = 4 * vectors.shape[1]
+    return [b64encode_as_string(rows[at : at + size]) for at in range(0, len(rows), size)]
 
 
 def _euclidean(a: Vectors, b: Vectors) -> NDArray[np.float32]:

@@ -11,7 +11,8 @@ from sqlalchemy import func, select, text
 from fledge.accounts.database import Database, open_database
 from fledge.accounts.meter import Meter
 from fledge.accounts.tables import usage_months
-from fledge.accounts.usage_report import UsageQuery, usage_report
+from fledge.accounts.usage_query import UsageQuery
+from fledge.accounts.usage_report import usage_report
 from tests.postgres import PostgresServer, postgres_server
 from tests.processes.accounts_writer import Writer, opening
 

@@ -11,7 +11,8 @@ from fledge.accounts.keyring import Keyring
 from fledge.accounts.keys import KeySpec
 from fledge.accounts.meter import Meter
 from fledge.accounts.usage import MonthSum, UsageRecord
-from fledge.accounts.usage_report import UsageQuery, usage_report
+from fledge.accounts.usage_query import UsageQuery
+from fledge.accounts.usage_report import usage_report
 from fledge.errors import DatabaseUnavailable
 from tests.postgres import PostgresServer, postgres_server
 from tests.processes.cutting_proxy import CuttingProxy

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from fledge import bootstrap
+from fledge.accounts.keys import KeySpec
 from fledge.engine import hub, sources
 from fledge.errors import CorruptModel, ModelNotFound, SettingsError
 from fledge.service import Service
 from fledge.settings import Settings
+from fledge.stores import opened_keys
 from fledge.testing import FakeBackend, fake_card
 from fledge.types import ModelCard
 
@@ -52,8 +54,10 @@ class Engine:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     fake = Engine()
+    # Accounts of the test's own.
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
     monkeypatch.setattr("fledge.engine.loader.load_backend", fake.load_backend)
     monkeypatch.setattr("fledge.engine.memory.model_bytes", lambda *_: 1_000_000)
     return fake
@@ -217,3 +221,23 @@ def test_the_hub_s_state_tells_that_there_is_a_token_and_not_which(
     assert isinstance(state, hub.HubState)
     assert state.has_token
     assert "hf_secret" not in str(state)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104
+def test_an_address_that_others_reach_needs_a_key_or_no_auth(
+    engine: Engine, tmp_path: Path, host: str
+) -> None:
+    folder(tmp_path / "one")
+    with pytest.raises(SettingsError, match="since there is no key yet"):
+        build(tmp_path / "one", host=host)
+    assert engine.loaded == []
+
+    assert warm(build(tmp_path / "one", host=host, no_auth=True)) == ["one"]
+    with opened_keys(Settings()) as store:
+        store.create(KeySpec(name="team"))
+    assert warm(build(tmp_path / "one", host=host)) == ["one"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "::1"])
+def test_loopback_needs_no_key(engine: Engine, tmp_path: Path, host: str) -> None:
+    assert warm(build(folder(tmp_path / "one"), host=host)) == ["one"]

@@ -8,10 +8,11 @@ from fledge.accounts.keys import Key
 from fledge.accounts.limits import Reservation, Unlimited
 from fledge.accounts.usage import UsageRecord
 from fledge.errors import InvalidRequest
+from fledge.telemetry.states import AccountsState
 
 if TYPE_CHECKING:
     from fledge.accounts.key_store import KeyStore
-    from fledge.accounts.usage_report import UsageQuery
+    from fledge.accounts.usage_query import UsageQuery
 
 T = TypeVar("T")
 
@@ -29,6 +30,14 @@ class Accounts:
 
     def find(self, secret: str) -> Key | None:  # noqa: ARG002 - there are none
         """The key that a secret opens; None: none, or one that is revoked or has expired.
+
+        Raises:
+            DatabaseUnavailable: nobody can say any more which keys are valid.
+        """
+        return None
+
+    def key_of(self, key_id: str) -> Key | None:  # noqa: ARG002 - likewise
+        """The living key of an id, for work that goes on after its request has ended.
 
         Raises:
             DatabaseUnavailable: nobody can say any more which keys are valid.
@@ -56,13 +65,17 @@ class Accounts:
         raise InvalidRequest("this server keeps no keys (database_url is none)")
 
     async def usage(self, query: "UsageQuery") -> list[dict[str, Any]]:  # noqa: ARG002 - likewise
-        """What was used: rows with the keys of `usage_report.columns`.
+        """What was used: rows with the keys of `usage_query.columns`.
 
         Raises:
             InvalidRequest: nothing is counted here, or the query is no report.
             DatabaseUnavailable: the database does not answer.
         """
         raise InvalidRequest("this server counts no usage (database_url is none)")
+
+    def state(self) -> AccountsState | None:
+        """How keys and usage are kept up with, without waiting; None: there are none."""
+        return None
 
     async def aclose(self) -> None:
         """Write what was counted, and let go of the database. Safe to call twice."""

@@ -28,6 +28,11 @@ class Caller:
         return KEYLESS if self.key is None else self.key.id
 
     @property
+    def tenant(self) -> str | None:
+        """Who takes turns with others in the queue; all without a key are one."""
+        return None if self.key is None else self.key.id
+
+    @property
     def is_admin(self) -> bool:
         """Whether its key may manage models, keys and usage."""
         return self.key is not None and "admin" in self.key.scopes

@@ -26,7 +26,7 @@ class Charge:
         accounts: where it is counted.
         caller: whose account it is on.
         model: the public id.
-        items: what is to be embedded.
+        tokens: about how many there will be.
 
     Attributes:
         model: likewise.
@@ -34,13 +34,11 @@ class Charge:
 
     __slots__ = ("_accounts", "_caller", "_record", "_reservation", "_tokens", "model")
 
-    def __init__(
-        self, accounts: Accounts, caller: Caller, model: str, items: Sequence[Item]
-    ) -> None:
+    def __init__(self, accounts: Accounts, caller: Caller, model: str, tokens: int) -> None:
         self.model = model
         self._accounts = accounts
         self._caller = caller
-        self._tokens = 0 if caller.key is None else estimate_tokens(items)
+        self._tokens = tokens
         self._reservation: Reservation = Unlimited()
         self._record: UsageRecord | None = None
 

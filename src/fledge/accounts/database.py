@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -104,6 +104,26 @@ def open_database(url: str) -> Database:
         database.close()
         raise
     return database
+
+
+def probe(url: str) -> bool:
+    """Ask a database whether it is there, and change nothing; False: its file was not made yet.
+
+    Raises:
+        SettingsError: the URL is malformed, or of another kind of database.
+        DatabaseUnavailable: it does not answer, or is damaged.
+    """
+    parsed = _parsed(url)
+    is_file = parsed.get_backend_name() == "sqlite"
+    if is_file and not Path(parsed.database or "").exists():
+        return False
+    engine = _sqlite(parsed) if is_file else _postgres(parsed)
+    try:
+        with _translated(says_why=True), engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+    finally:
+        engine.dispose()
+    return True
 
 
 def _parsed(url: str) -> URL:

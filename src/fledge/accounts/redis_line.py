@@ -272,6 +272,23 @@ class Line:
                 self._on_lost(call)
 
 
+async def probe(url: str) -> str:
+    """Why Redis does not answer, on one line; empty: it does.
+
+    Raises:
+        SettingsError: the URL is none of Redis.
+    """
+    client = _client(url)
+    try:
+        async with asyncio.timeout(GIVE_UP_S):
+            await client.ping()
+    except (RedisError, OSError, TimeoutError) as error:
+        return next(iter(str(error).splitlines()), f"nothing came within {GIVE_UP_S:g} s")
+    finally:
+        await client.aclose()
+    return ""
+
+
 def _client(url: str) -> "Redis":
     try:
         return Redis.from_url(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from fledge.accounts.accounts import Accounts
@@ -13,7 +14,10 @@ from fledge.accounts.keys import Key
 from fledge.accounts.limits import Limits, Reservation, Unlimited
 from fledge.accounts.meter import Meter
 from fledge.accounts.usage import UsageRecord
-from fledge.accounts.usage_report import UsageQuery, usage_report
+from fledge.accounts.usage_query import UsageQuery
+from fledge.accounts.usage_report import usage_report
+from fledge.errors import DatabaseUnavailable
+from fledge.telemetry.states import AccountsState
 
 T = TypeVar("T")
 
@@ -56,6 +60,10 @@ class StoredAccounts(Accounts):
         """The key that a secret opens. See `Accounts.find`."""
         return self.keyring.find(secret)
 
+    def key_of(self, key_id: str) -> Key | None:
+        """The living key of an id. See `Accounts.key_of`."""
+        return self.keyring.get(key_id)
+
     async def reserve(self, caller: Caller, tokens: int) -> Reservation:
         """Let a request in. See `Accounts.reserve`."""
         holder = caller.holder()
@@ -70,7 +78,9 @@ class StoredAccounts(Accounts):
 
         def ask() -> T:
             result = do(self._store)
-            self.keyring.refresh()
+            # It is done: an error now would hide a secret that nobody can show again.
+            with suppress(DatabaseUnavailable):
+                self.keyring.refresh()
             return result
 
         return await asyncio.to_thread(ask)
@@ -83,6 +93,16 @@ class StoredAccounts(Accounts):
             return usage_report(self._database, query)
 
         return await asyncio.to_thread(ask)
+
+    def state(self) -> AccountsState:
+        """How keys and usage are kept up with. See `Accounts.state`."""
+        meter = self.meter.status()
+        return AccountsState(
+            keys=len(self.keyring),
+            keys_age_s=self.keyring.age_s(),
+            sums_waiting=meter.waiting,
+            unwritten_s=meter.written_s,
+        )
 
     async def aclose(self) -> None:
         """Write what was counted, and let go of the database."""

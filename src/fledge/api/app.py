@@ -1,19 +1,22 @@
 """The application: routes, layers and documents put together around a service."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from fledge.api import documents
+from fledge.api import batch_documents, documents
 from fledge.api.admin import Admin
+from fledge.api.batches import Batches
 from fledge.api.errors import HUGGING_FACE, OPENAI
+from fledge.api.files import Files
 from fledge.api.hub import Hub
 from fledge.api.huggingface import INFERENCE
+from fledge.api.keys import Keys, unless_client_leaves
 from fledge.api.legacy import Legacy
+from fledge.api.middleware.authenticate import Authenticate
 from fledge.api.middleware.draining import Drain, RefuseWhileDraining
 from fledge.api.middleware.failures import AnswerFailures
 from fledge.api.middleware.observe import Observe
@@ -21,18 +24,24 @@ from fledge.api.middleware.origin import CheckOrigin
 from fledge.api.models import Models
 from fledge.api.openai import EMBEDDINGS
 from fledge.api.rerank import RERANK, RERANK_V1
-from fledge.api.routing import add_routes, answer_unrouted, speaking
+from fledge.api.routing import LeanApp, add_routes, speaking
 from fledge.api.runner import Runner
 from fledge.api.system import System
+from fledge.api.usage import Usage
+from fledge.batches.store import BatchStore
 from fledge.service import Service
 from fledge.settings import Settings
-from fledge.telemetry import Metrics, fledge_version
+from fledge.telemetry.notes import fledge_version
+from fledge.telemetry.traces import Tracing
 
 _EXPOSED_HEADERS = (
     "link",
     "openai-processing-ms",
+    "ratelimit",
+    "ratelimit-policy",
     "retry-after",
     "retry-after-ms",
+    "www-authenticate",
     "x-compute-characters",
     "x-compute-time",
     "x-compute-tokens",
@@ -44,32 +53,57 @@ _EXPOSED_HEADERS = (
     "x-total-time",
     "x-error-code",
     "x-error-message",
+    "x-fledge-cache-hits",
     "x-fledge-error",
     "x-fledge-ignored",
     "x-fledge-prompt",
     "x-fledge-truncated",
     "x-fledge-warning",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
     "x-request-id",
     "x-sha",
+    "x-should-retry",
 )
 
 
-def create_app(service: Service, settings: Settings, drain: Drain | None = None) -> FastAPI:
-    """The application that serves a service; its end closes the service.
+def create_app(
+    service: Service,
+    settings: Settings,
+    drain: Drain | None = None,
+    tracing: Tracing | None = None,
+    batches: BatchStore | None = None,
+) -> FastAPI:
+    """The application that serves a service; its end closes the service, and the tracing.
 
     Args:
         drain: how whoever runs it tells it that it is about to be stopped.
+        tracing: where traces go; None: nowhere.
+        batches: files and batches, which run beside what is served; None: there are none.
     """
+    drain = drain or Drain()
+    runs = None
+    if batches is not None:
+        runs = Batches(batches, service, settings, is_draining=lambda: drain.has_begun)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
-            yield
+            async with runs.running() if runs is not None else nullcontext():
+                yield
         finally:
-            await service.aclose()
+            try:
+                await service.aclose()
+            finally:
+                if tracing is not None:
+                    await tracing.aclose()
 
     metrics = service.metrics
-    app = FastAPI(
+    app = LeanApp(
         title="Fledge",
         version=fledge_version(),
         description="Text to vectors, behind the APIs that embedding clients already speak.",
@@ -79,38 +113,55 @@ def create_app(service: Service, settings: Settings, drain: Drain | None = None)
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=_layers(settings, metrics, drain or Drain()),
-        exception_handlers={HTTPException: answer_unrouted},
-        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+        middleware=_layers(service, settings, drain, tracing),
+        # `Observe` does it. FastAPI's own would send what it finds in the environment's variables.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
     )
     _add_inference(app, Runner(service, settings, metrics))
     models = Models(service, settings)
     _add_hub(app, Hub(service, settings), Legacy(service))
     _add_models(app, models)
     _add_admin(app, Admin(service, settings, models))
+    if batches is not None and runs is not None:
+        _add_batches(app, Files(batches, settings), runs)
+    _add_accounts(app, Keys(service, settings), Usage(service, settings))
     _add_system(app, System(service, settings, metrics, app.openapi))
     return app
 
 
-def _layers(settings: Settings, metrics: Metrics, drain: Drain) -> list[Middleware]:
+def _layers(
+    service: Service, settings: Settings, drain: Drain, tracing: Tracing | None
+) -> list[Middleware]:
     """What every request passes, from the outside in."""
+    accounts = service.accounts
     layers = [
-        Middleware(Observe, metrics=metrics),
+        Middleware(Observe, metrics=service.metrics, tracing=tracing),
         Middleware(RefuseWhileDraining, drain=drain),
-        Middleware(CheckOrigin, settings=settings),
+        Middleware(CheckOrigin, accounts=accounts, settings=settings),
     ]
     if settings.cors_allow_origins:
         layers.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_allow_origins,
-                allow_methods=("GET", "HEAD", "POST"),
+                allow_methods=("GET", "HEAD", "POST", "DELETE"),
                 allow_headers=("*",),
                 allow_private_network=True,
                 expose_headers=_EXPOSED_HEADERS,
             )
         )
-    return [*layers, Middleware(AnswerFailures)]
+    # Inside CORS: a page may ask without a key whether it may ask, and read why it was refused.
+    return [
+        *layers,
+        Middleware(AnswerFailures),
+        Middleware(Authenticate, accounts=accounts, settings=settings),
+    ]
 
 
 def _add_inference(app: FastAPI, runner: Runner) -> None:
@@ -198,13 +249,46 @@ def _add_admin(app: FastAPI, admin: Admin) -> None:
         add_routes(app, "POST", [path], speaking(OPENAI, endpoint), tag="Admin", openapi=document)
 
 
-def _add_system(app: FastAPI, system: System) -> None:
-    for path, endpoint in (
-        ("/health", system.health),
-        ("/info", system.info),
-        ("/metrics", system.metrics),
+def _add_accounts(app: FastAPI, keys: Keys, usage: Usage) -> None:
+    """In this order: the path of one key would hide that of its rotation."""
+    for method, path, endpoint, document in (
+        ("POST", "/admin/keys/{key:path}/rotate", keys.rotate, documents.ROTATE_KEY),
+        ("POST", "/admin/keys", keys.create, documents.CREATE_KEY),
+        ("GET", "/admin/keys", keys.list_keys, documents.KEYS),
+        ("GET", "/admin/keys/{key:path}", keys.show, documents.KEY),
+        ("DELETE", "/admin/keys/{key:path}", keys.revoke, documents.KEY),
+        ("GET", "/admin/usage", usage.of_all, documents.USAGE_OF_ALL),
+        ("GET", "/v1/usage", usage.of_caller, documents.OWN_USAGE),
     ):
-        add_routes(app, "GET", [path], endpoint, tag="System")
+        answer = speaking(OPENAI, unless_client_leaves(endpoint))
+        add_routes(app, method, [path], answer, tag="Keys and usage", openapi=document)
+
+
+def _add_batches(app: FastAPI, files: Files, batches: Batches) -> None:
+    for method, path, endpoint, document in (
+        ("POST", "/v1/files", files.upload, batch_documents.UPLOAD),
+        ("GET", "/v1/files", files.list_files, batch_documents.FILES),
+        ("GET", "/v1/files/{file_id}", files.retrieve, batch_documents.FILE),
+        ("DELETE", "/v1/files/{file_id}", files.delete, batch_documents.FILE_DELETED),
+        ("GET", "/v1/files/{file_id}/content", files.content, batch_documents.FILE_CONTENT),
+        ("POST", "/v1/batches", batches.create, batch_documents.CREATE_BATCH),
+        ("GET", "/v1/batches", batches.list_batches, batch_documents.BATCHES),
+        ("GET", "/v1/batches/{batch_id}", batches.retrieve, batch_documents.BATCH),
+        ("POST", "/v1/batches/{batch_id}/cancel", batches.cancel, batch_documents.BATCH),
+    ):
+        answer = speaking(OPENAI, unless_client_leaves(endpoint))
+        add_routes(app, method, [path], answer, tag="Files and batches", openapi=document)
+
+
+def _add_system(app: FastAPI, system: System) -> None:
+    for path, endpoint, document in (
+        ("/health", system.health, documents.HEALTH),
+        ("/health/live", system.live, None),
+        ("/health/ready", system.ready, documents.HEALTH),
+        ("/info", system.info, None),
+        ("/metrics", system.metrics, None),
+    ):
+        add_routes(app, "GET", [path], endpoint, tag="System", openapi=document)
     for path, endpoint in (
         ("/", system.root),
         ("/docs", system.docs),

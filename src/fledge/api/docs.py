@@ -25,7 +25,11 @@ td:first-child, td:nth-child(2) { white-space: nowrap; }
 pre { overflow-x: auto; padding: .8rem; background: #8882; border-radius: .4rem; }
 """
 
-_PLACES = {"model_id": "sentence-transformers/all-MiniLM-L6-v2", "task": "feature-extraction"}
+_PLACES = {
+    "model_id": "sentence-transformers/all-MiniLM-L6-v2",
+    "task": "feature-extraction",
+    "key": "team",
+}
 
 _STYLE_HASH = b64encode(sha256(_STYLE.encode()).digest()).decode()
 POLICY = (

@@ -214,16 +214,22 @@ def compute_headers(character_count: int, answer: Answer, elapsed_s: float) -> d
 
     The first ones are those of hf-inference, whose time is in seconds; those that end in `-time`
     beside it are text-embeddings-inference's, in whole milliseconds, and `x-load-time`, which it
-    lacks, is there when the request had to wait for its model.
+    lacks, is there when the request had to wait for its model. Where everything was kept from
+    before, there was no work: hf-inference leaves out the characters then, too.
     """
     timings = answer.timings
-    loading = {"x-load-time": str(round(timings.load_ms))} if timings.load_ms >= 1 else {}
-    return loading | {
-        "x-compute-type": "cpu",
+    headers = {
+        "x-compute-type": "cache" if answer.is_kept else "cpu",
         "x-compute-time": f"{max(0.0, elapsed_s - timings.load_ms / 1000):.3f}",
-        "x-compute-characters": str(character_count),
         "x-compute-tokens": str(sum(answer.token_counts)),
         "x-sha": header_value(answer.card.revision),
+    }
+    if timings.load_ms >= 1:
+        headers["x-load-time"] = str(round(timings.load_ms))
+    if answer.is_kept:
+        return headers
+    return headers | {
+        "x-compute-characters": str(character_count),
         "x-total-time": str(round(elapsed_s * 1000)),
         "x-tokenization-time": str(round(timings.tokenize_ms)),
         "x-queue-time": str(round(timings.queue_ms)),

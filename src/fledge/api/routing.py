@@ -1,6 +1,5 @@
 """Routes whose handlers take the request as it is, and the answers when no route fits."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from http import HTTPStatus
@@ -8,12 +7,19 @@ from typing import Any, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fledge.api.errors import Dialect, Failure, dialect_of_path, error_response, failure_response
+from fledge.api.errors import (
+    Dialect,
+    Failure,
+    dialect_of_path,
+    error_response,
+    failure_response,
+    hold_back,
+)
 from fledge.api.middleware.observe import REQUEST_ID
 from fledge.errors import FledgeError, ModelLoading
 
@@ -29,9 +35,38 @@ class LeanRoute(APIRoute):
     `openapi_extra` documents them.
     """
 
-    def get_route_handler(self) -> Endpoint:
-        """The handler itself."""
-        return self.endpoint
+    def __init__(self, path: str, endpoint: Endpoint, **arguments: Any) -> None:
+        super().__init__(path, endpoint, **arguments)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        # In place of the stacks for dependencies and uploads, which no handler has.
+        self.app = app
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or say which methods the path takes."""
+        if scope["method"] in (self.methods or ()):
+            await self.app(scope, receive, send)
+        else:
+            await answer_unrouted(scope, receive, send)
+
+
+class LeanApp(FastAPI):
+    """FastAPI for its routes and their document, in our layers alone.
+
+    Its own ones are for dependencies, debugging pages and exceptions by class, none of which there
+    are here, and take as long as the answer to a request that came before.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Our layers, around the routes."""
+        self.router.default = answer_unrouted
+        app: ASGIApp = self.router
+        for layer in reversed(self.user_middleware):
+            app = layer.cls(app, *layer.args, **layer.kwargs)
+        return app
 
 
 def add_routes(
@@ -76,26 +111,29 @@ def speaking(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
             return error_response(error, dialect, request.scope[REQUEST_ID])
         except FledgeError as error:
             response = error_response(error, dialect, request.scope[REQUEST_ID])
-        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
-            await asyncio.sleep(dialect.hold_503_s)
+        await hold_back(response, dialect)
         return response
 
     return answer
 
 
-async def answer_unrouted(request: Request, error: Exception) -> Response:
-    """The answer when no route has the path, or none of them the method."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    dialect = dialect_of_path(request.url.path)
-    phrase = HTTPStatus(status).phrase.lower()
+async def answer_unrouted(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer where no route has the path, or none of them the method."""
+    if scope["type"] != "http":
+        return
+    request = Request(scope)
+    methods = _methods_of(request)
+    status = HTTPStatus.METHOD_NOT_ALLOWED if methods else HTTPStatus.NOT_FOUND
+    phrase = status.phrase.lower()
     failure = Failure(
         status=status,
         code=phrase.replace(" ", "_"),
-        error_type=_ERROR_TYPES.get(status, "Validation"),
+        error_type=_ERROR_TYPES[status],
         message=f"{phrase}: {request.method} {request.url.path[:200]}; /docs lists the routes",
     )
-    allowed = _methods_of(request) if status == HTTPStatus.METHOD_NOT_ALLOWED else ()
-    return failure_response(failure, dialect, {"allow": ", ".join(allowed)} if allowed else None)
+    allow = {"allow": ", ".join(methods)} if methods else None
+    response = failure_response(failure, dialect_of_path(request.url.path), allow)
+    await response(scope, receive, send)
 
 
 def _methods_of(request: Request) -> list[str]:

@@ -22,13 +22,16 @@ from fledge.api.errors import Dialect
 from fledge.api.fields import refuse_if_strict
 from fledge.api.middleware.authenticate import caller_of
 from fledge.api.rendering import JsonResponse, header_names, header_value
+from fledge.api.repeats import Given, Repeats, shown
 from fledge.api.routing import Endpoint, speaking
 from fledge.errors import DeadlineExceeded
 from fledge.prompts import Prompt
 from fledge.requests import Answer, CompareRequest, EmbedRequest
 from fledge.service import Service
 from fledge.settings import Settings
-from fledge.telemetry import Metrics
+from fledge.telemetry.metrics import Metrics
+from fledge.telemetry.notes import request_notes
+from fledge.types import Standing
 
 # What others log for a client that left; it is never seen by anybody else.
 _CLIENT_LEFT_STATUS = 499
@@ -43,7 +46,7 @@ class Call:
     Attributes:
         data: the JSON value of the body.
         path: the parameters in the route's path.
-        headers: the request's, by lower-case name.
+        headers: those of `READ_HEADERS` that the request has, by lower-case name.
         settings: the settings in force.
         caller: whose account it is on.
     """
@@ -87,6 +90,7 @@ class Runner:
         self.service = service
         self.settings = settings
         self.metrics = metrics
+        self._repeats = Repeats(settings.cache_answers_bytes)
 
     def endpoint(self, operation: Operation) -> Endpoint:
         """The function that a route calls."""
@@ -101,23 +105,43 @@ class Runner:
 
     async def _answer(self, operation: Operation, request: Request) -> Response:
         started = time.monotonic()
+        body, caller = await self._body(request), caller_of(request.scope)
+        key = self._repeats.key(operation, body, request.headers, request.path_params)
+        if key is not None and (given := self._repeats.get(key)) is not None:
+            standing = await self.service.repeat(given.answer, caller)
+            if standing is not None:
+                return self._response(given, standing, started)
+            self._repeats.drop(key)
         call = Call(
-            data=parse_json(await self._body(request)),
+            data=parse_json(body),
             path=request.path_params,
-            headers=request.headers,
+            headers=dict(shown(request.headers)),
             settings=self.settings,
-            caller=caller_of(request.scope),
+            caller=caller,
         )
         plan = operation.parse(call)
         refuse_if_strict(plan.ignored, self.settings)
+        request_notes().began_s = time.perf_counter()
         with DisconnectWatch(request.receive):
             answer = await self._serve(plan.request)
             content = await plan.render(answer)
-        self.metrics.observe_answer(
-            answer.card.id, answer.token_counts, answer.truncated_count, answer.timings
-        )
-        headers = plan.headers(answer, time.monotonic() - started) | _notes(plan, answer)
-        return JsonResponse(content, headers=headers)
+        if not plan.request.use_cache:
+            self._repeats.clear()
+        given = Given(answer, content, plan.headers, _notes(plan, answer))
+        if key is not None and answer.is_kept:
+            self._repeats.put(key, given)
+        return self._response(given, answer.standing, started)
+
+    def _response(self, given: Given, standing: Standing, started: float) -> Response:
+        answer, notes = given.answer, request_notes()
+        notes.model, notes.dimension = answer.card.id, answer.card.dimension
+        notes.input_count, notes.hit_count = len(answer.token_counts), answer.hit_count
+        notes.tokens, notes.timings = sum(answer.token_counts), answer.timings
+        self.metrics.observe_answer(notes, answer.truncated_count)
+        headers = given.headers(answer, time.monotonic() - started)
+        headers |= limit_fields(standing)
+        headers.update(given.notes)
+        return JsonResponse(given.content, headers=headers)
 
     async def _body(self, request: Request) -> bytes:
         timeout_s = self.settings.request_timeout_s
@@ -146,11 +170,9 @@ def _prompt_label(prompt: Prompt) -> str | None:
 
 def _notes(plan: Plan, answer: Answer) -> dict[str, str]:
     """The headers that say what was done to the request, each only if there is something to say."""
-    notes = limit_fields(answer.standing)
+    notes: dict[str, str] = {}
     if answer.hit_count:
         notes["x-fledge-cache-hits"] = str(answer.hit_count)
-        if answer.hit_count == len(answer.token_counts):
-            notes["x-compute-type"] = "cache"
     if (label := _prompt_label(answer.prompt)) is not None:
         notes["x-fledge-prompt"] = label
     if answer.truncated_count:

@@ -1,6 +1,6 @@
-"""Routes about the server itself: `/health`, `/info`, `/metrics`, `/docs`, `/openapi.json`, `/`."""
+"""Routes about the server itself: health, `/info`, `/metrics`, `/docs`, `/openapi.json`, `/`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -8,10 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fledge.api.docs import POLICY, docs_page
+from fledge.api.middleware.authenticate import needs_keys
 from fledge.api.rendering import JsonResponse, dump
+from fledge.errors import DatabaseUnavailable
 from fledge.service import Service
 from fledge.settings import Settings
-from fledge.telemetry import METRICS_CONTENT_TYPE, Metrics, fledge_version
+from fledge.telemetry.metrics import METRICS_CONTENT_TYPE, Metrics
+from fledge.telemetry.notes import fledge_version
 from fledge.types import ModelCard
 
 
@@ -35,28 +38,41 @@ class System:
 
     async def root(self, _: Request) -> Response:
         """What answers here, and where to read on."""
-        warm = [one.id for one in self._service.models() if one.status.state == "warm"]
-        return JsonResponse(
-            dump(
-                {
-                    "name": "fledge",
-                    "version": fledge_version(),
-                    "models": warm,
-                    "docs": "/docs",
-                    "health": "/health",
-                }
-            )
-        )
+        about: dict[str, Any] = {"name": "fledge", "version": fledge_version()}
+        # Where keys are asked for, this may be read without one, and names nothing of their models.
+        if not needs_keys(self._service.accounts, self._settings):
+            listed = self._service.models()
+            about["models"] = [one.id for one in listed if one.status.state == "warm"]
+        return JsonResponse(dump(about | {"docs": "/docs", "health": "/health"}))
 
     async def health(self, _: Request) -> Response:
         """200 when this instance can take work, else 503 and why not.
 
         A cold model, or one that failed to load, keeps nobody from using the others.
         """
-        if reasons := self._service.problems():
-            body = {"status": "unavailable", "reasons": reasons}
-            return JsonResponse(dump(body), status_code=503)
-        return JsonResponse(dump({"status": "ok"}))
+        return _health(self._service.problems())
+
+    async def live(self, _: Request) -> Response:
+        """200 as long as the process answers at all: one that does not must be restarted."""
+        return _health({})
+
+    async def ready(self, _: Request) -> Response:
+        """200 when requests may be sent here, else 503 and why not.
+
+        Not while the compute lane is dead or stuck, while the keys of callers cannot be checked,
+        or once the server is being stopped.
+        """
+        return _health(self._service.problems() | self._key_problems())
+
+    def _key_problems(self) -> dict[str, str]:
+        """Whether keys are needed and none can be checked: found by asking, as a request would."""
+        accounts = self._service.accounts
+        try:
+            if needs_keys(accounts, self._settings):
+                accounts.find("")
+        except DatabaseUnavailable as error:
+            return {"keys": str(error)}
+        return {}
 
     async def info(self, _: Request) -> Response:
         """The server's version, its running models and its limits."""
@@ -101,6 +117,13 @@ class System:
     @cached_property
     def _docs_page(self) -> str:
         return docs_page(self._openapi())
+
+
+def _health(reasons: Mapping[str, str]) -> Response:
+    if reasons:
+        body = {"status": "unavailable", "reasons": reasons}
+        return JsonResponse(dump(body), status_code=503)
+    return JsonResponse(dump({"status": "ok"}))
 
 
 def _facts(card: ModelCard) -> dict[str, Any]:

@@ -4,18 +4,20 @@ Memory first, then the tiers behind it in their order; what a later one finds fi
 What none has is computed, once for all who want it at the same time, and kept by all.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from fledge.cache.entry import Cached, pack, unpack
 from fledge.cache.flights import Call, Compute, Flight, Flights, Origin, Terms
 from fledge.cache.memory import MemoryTier
 from fledge.cache.tiers import Pair, Tier
+from fledge.telemetry.states import CacheState, TierState
 from fledge.types import EmbedResult, Timings
 
 _USUAL = Terms()
-_ELSEWHERE = ("joined", "computed")
+_ELSEWHERE: tuple[Origin, ...] = ("joined", "computed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Cache:
         self.memory = memory
         self.tiers = tuple(tiers)
         self.counts: Counter[Origin] = Counter()
+        self._origins: tuple[Origin, ...] = (
+            *(() if memory is None else ("memory",)),
+            *(tier.name for tier in tiers),
+            *_ELSEWHERE,
+        )
         self._flights = Flights(self._look_after)
 
     @property
@@ -82,6 +89,19 @@ class Cache:
                 self.counts["memory"] += len(keys)
                 return Fetched(result, ["memory"] * len(keys))
         return await self._fetch_rest(keys, found, compute, terms)
+
+    def state(self) -> CacheState:
+        """What it has done so far."""
+        memory = self.memory
+        return CacheState(
+            answers={origin: self.counts[origin] for origin in self._origins},
+            memory_bytes=0 if memory is None else memory.size_bytes,
+            memory_budget_bytes=0 if memory is None else memory.budget_bytes,
+            tiers=[
+                TierState(name=tier.name, is_usable=tier.is_usable, **asdict(tier.counts))
+                for tier in self.tiers
+            ],
+        )
 
     async def aclose(self) -> None:
         """Give up what is on its way, and close the tiers. Safe to call twice."""
@@ -145,6 +165,9 @@ class Cache:
             missing = [key for key in missing if key not in flight.landed]
             if not missing:
                 return
+        if call not in flight.calls:
+            # Who began it has left, and its model with it: those who joined compute it themselves.
+            raise asyncio.CancelledError
         result = await call.compute([call.places[key] for key in missing])
         computed = list(zip(missing, pack(missing, result), strict=True))
         if call.terms.may_keep:

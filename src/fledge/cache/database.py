@@ -36,7 +36,7 @@ made smaller is reached step by step, between which others may read."""
 
 _LOG_BYTES = 4 * 2**20
 _CACHE_KIB = 8 * 1024
-_ASKED_AT_ONCE = (1, 8, 64, 512)
+_ASKED_AT_ONCE = (1, 8, 32, 128, 512)
 _NAME = re.compile(r"vectors-([1-9][0-9]{0,8})\.sqlite3")
 
 # Somebody else is at it.
@@ -79,13 +79,14 @@ class Database:
 
     Attributes:
         damaged: how many entries were found that are not whole.
+        number: of the file that was opened last.
     """
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
         self.damaged = 0
         self._folder = folder
         self._budget_pages = max(budget_bytes // PAGE_BYTES, 1)
-        self._number = 0
+        self.number = 0
         self._connection: sqlite3.Connection | None = None
 
     def get(self, keys: Sequence[bytes]) -> list[Cached | None]:
@@ -126,6 +127,37 @@ class Database:
         """
         with self._open() as connection, _transaction(connection):
             return self._trim(connection)
+
+    def newest(self) -> int:
+        """The number of the entry that was written last; 0 if there is none.
+
+        Raises:
+            Unusable: the store does not work now.
+        """
+        with self._open() as connection:
+            row = connection.execute("select max(id) from entries").fetchone()
+        return row[0] or 0
+
+    def keys_since(self, number: int) -> list[object]:
+        """The keys of the entries that were written after the one of a number, as they are there.
+
+        Raises:
+            Unusable: the store does not work now.
+        """
+        with self._open() as connection:
+            rows = connection.execute("select key from entries where id > ?", [number])
+            return [key for (key,) in rows]
+
+    def keys_after(self, key: bytes, count: int) -> list[object]:
+        """The next so many keys behind one, in their order, as they are there. Reads the index
+        alone.
+
+        Raises:
+            Unusable: the store does not work now.
+        """
+        with self._open() as connection:
+            query = "select key from entries where key > ? order by key limit ?"
+            return [key for (key,) in connection.execute(query, [key, count])]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -174,8 +206,8 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._number = max(self._numbers(), default=1)
-        connection = sqlite3.connect(self._path(self._number), timeout=BUSY_S, isolation_level=None)
+        self.number = max(self._numbers(), default=1)
+        connection = sqlite3.connect(self._path(self.number), timeout=BUSY_S, isolation_level=None)
         try:
             if not _pragma(connection, "page_count"):
                 # Settings of a new file; on another that is in use they would wait for it.
@@ -194,14 +226,14 @@ class Database:
 
     def _set_aside(self, error: sqlite3.Error) -> None:
         """Begin anew, unless another process has done so already."""
-        damaged = self._path(self._number)
+        damaged = self._path(self.number)
         numbers = self._numbers()
         for number in numbers:
-            if number < self._number:
+            if number < self.number:
                 self._remove(self._path(number))
-        if max(numbers, default=0) > self._number:
+        if max(numbers, default=0) > self.number:
             return
-        fresh = self._path(self._number + 1)
+        fresh = self._path(self.number + 1)
         with suppress(OSError):
             fresh.touch(mode=0o600)
         log.warning(

@@ -18,6 +18,7 @@ from typing import TypeAlias
 from fledge.cache.breaker import Breaker
 from fledge.cache.database import Database, Unusable
 from fledge.cache.entry import Cached
+from fledge.cache.known import KnownKeys
 from fledge.cache.tiers import Pair, TierCounts, TierName
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,9 @@ class FileTier:
         self.counts = TierCounts()
         self._reading = Breaker(f"reading the cache in {folder}")
         self._writing = Breaker(f"writing the cache in {folder}")
-        # The thread's: the store, and whether some of it has to leave.
+        # The thread's: the store, what it has, and whether some of it has to leave.
         self._database = Database(folder, budget_bytes)
+        self._known = KnownKeys(self._database, budget_bytes)
         self._has_surplus = False
         # The rest is shared with the thread, under the lock of `_changed`.
         self._changed = threading.Condition()
@@ -76,18 +78,25 @@ class FileTier:
         # The event loop's: a read that was given up, and may be going on.
         self._late: Future[Found] | None = None
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it has not failed in a row."""
+        return not (self._reading.is_open or self._writing.is_open)
+
     async def get(self, keys: Sequence[bytes]) -> Found:
         """The entry of each key; None where there is none, or the disk is too slow."""
         found: Found = [None] * len(keys)
-        if keys and not self._is_closing and self._is_sound():
-            future = self._read(keys)
-            wait_s = PATIENCE_S + PATIENCE_A_KEY_S * len(keys)
+        asked = self._known.among(keys)
+        if asked and not self._is_closing and self._is_sound():
+            future = self._read(asked)
+            wait_s = PATIENCE_S + PATIENCE_A_KEY_S * len(asked)
             await asyncio.wait([asyncio.wrap_future(future)], timeout=wait_s)
             if future.done():
-                found = future.result()
+                entries = dict(zip(asked, future.result(), strict=True))
+                found = [entries.get(key) for key in keys]
             else:
                 self._late = future
-                self.counts.late += len(keys)
+                self.counts.late += len(asked)
         misses = found.count(None)
         self.counts.hits += len(keys) - misses
         self.counts.misses += misses
@@ -164,6 +173,8 @@ class FileTier:
                     return None
                 if self._has_surplus:
                     return self._trim
+                if self._known.has_more:
+                    return self._known.step
                 self._changed.wait(wait_s)
 
     def _take(self) -> list[Pair]:
@@ -187,8 +198,9 @@ class FileTier:
         try:
             if not self._writing.remaining_s:
                 self._has_surplus = self._database.put(pairs)
-                self._writing.succeed()
                 kept = len(pairs)
+                self._known.wrote([key for key, _ in pairs])
+                self._writing.succeed()
         except Unusable as error:
             self._fail(self._writing, error)
         with self._changed:

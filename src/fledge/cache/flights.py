@@ -8,6 +8,7 @@ For one event loop, which alone touches the state that is here.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +24,8 @@ Origin: TypeAlias = Literal[TierName, "joined", "computed"]
 the request's own computation."""
 
 Compute: TypeAlias = Callable[[Sequence[int]], Awaitable[EmbedResult]]
-"""Computes the inputs of some indices, in their order. It may outlive its caller, as long as others
-wait for the same: it has to hold what it needs by itself."""
+"""Computes the inputs of some indices, in their order. It is begun while its caller waits, and may
+outlive it, as long as others wait for the same: it has to hold what it needs by itself."""
 
 JOINED_SIZE = 32
 """A flight is joined if it is at most so many times as large as what a call lacks: a short query
@@ -51,12 +52,14 @@ class Terms:
         may_keep: whether the tiers may be asked, and may keep the answers.
         refuses_cut: an answer for a text that was cut is none; computing it says so.
         priority: of the job, smaller is sooner; what is less urgent is not waited for.
+        tenant: of the job; what waits behind another's flood is not waited for.
     """
 
     is_fresh: bool = False
     may_keep: bool = True
     refuses_cut: bool = False
     priority: int = 0
+    tenant: str | None = None
 
     def accept(self, entry: Cached) -> bool:
         """Whether an answer from elsewhere will do."""
@@ -152,10 +155,14 @@ class Flight:
         self._flights = flights
 
     def may_be_joined_by(self, call: Call) -> bool:
-        """Whether waiting for it is no worse than computing."""
-        return self.owner.terms.priority <= call.terms.priority and len(
-            self.keys
-        ) <= JOINED_SIZE * len(call.places)
+        """Whether waiting for it is no worse than computing.
+
+        Tenants have their turns, so one's flight may have to wait for all that the same one wants.
+        """
+        mine, its = call.terms, self.owner.terms
+        is_ours = mine.tenant == its.tenant
+        before = len(self.keys) if is_ours else self._flights.under_way[its.tenant]
+        return its.priority <= mine.priority and before <= JOINED_SIZE * len(call.places)
 
     def land(self, pairs: Iterable[Pair], origin: Origin) -> None:
         """Give out what was found."""
@@ -191,9 +198,13 @@ class Flights:
 
     Args:
         work: looks after a flight's keys: lets land what it finds, and ends or raises.
+
+    Attributes:
+        under_way: how many keys are looked after for each tenant.
     """
 
     def __init__(self, work: Callable[[Flight], Coroutine[None, None, None]]) -> None:
+        self.under_way: Counter[str | None] = Counter()
         self._work = work
         self._by_key: dict[bytes, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -246,12 +257,17 @@ class Flights:
         for key in flight.keys:
             self._by_key[key] = flight
             flight.owner.wait_for(key, flight)
+        self.under_way[flight.owner.terms.tenant] += len(flight.keys)
         flight.task = asyncio.create_task(self._work(flight))
         self._tasks.add(flight.task)
         flight.task.add_done_callback(partial(self._ended, flight))
 
     def _ended(self, flight: Flight, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        tenant = flight.owner.terms.tenant
+        self.under_way[tenant] -= len(flight.keys)
+        if not self.under_way[tenant]:
+            del self.under_way[tenant]
         if task.cancelled():  # perhaps before it had begun
             flight.fail(asyncio.CancelledError())
         elif error := task.exception():

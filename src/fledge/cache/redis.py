@@ -100,6 +100,11 @@ class RedisTier:
         self._tasks: list[asyncio.Task[None]] = []
         self._is_closing = False
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it has not failed in a row."""
+        return not (self._reading.is_open or self._writing.is_open)
+
     async def get(self, keys: Sequence[bytes]) -> list[Cached | None]:
         """The entry of each key; None where there is none, or Redis is too slow."""
         if not keys or self._is_closing or self._reading.is_open or self._is_overdue():

@@ -51,6 +51,11 @@ class Tier(Protocol):
         """What has happened so far."""
         ...
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it works, as far as is known; one that does not is left alone for a while."""
+        ...
+
     async def get(self, keys: Sequence[bytes]) -> Sequence[Cached | None]:
         """The entry of each key, whole and its own; None where there is none in time."""
         ...

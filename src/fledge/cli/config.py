@@ -17,7 +17,8 @@ def config(*, as_json: JsonOption = False) -> None:
     """Show every setting in force and where it comes from.
 
     That is a FLEDGE_* variable, fledge.toml in the working directory, or the default. Every mistake
-    in them is named, and then there is no JSON. Secrets are never shown, only whether they are set.
+    in them is named, and then there is no JSON. Secrets are never shown, only whether they are set,
+    and addresses without their passwords.
     """
     reading = read_settings()
     if not as_json:

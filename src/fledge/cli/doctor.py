@@ -12,19 +12,31 @@ from fledge.cli.config import print_rows, setting_rows
 from fledge.cli.tools import tools_of
 from fledge.settings import read_settings
 
-PACKAGES = ("openvino", "tokenizers", "huggingface_hub", "numpy", "fastapi", "uvicorn", "pyarrow")
+PACKAGES = (
+    "openvino",
+    "tokenizers",
+    "huggingface_hub",
+    "numpy",
+    "fastapi",
+    "uvicorn",
+    "sqlalchemy",
+    "psycopg",
+    "redis",
+    "pyarrow",
+)
 
 
 def doctor(context: typer.Context) -> None:
     """Show the machine, versions, and settings in force.
 
-    Tokens and keys are never shown, only whether there is one.
+    Also whether the database and Redis answer. Tokens, keys and passwords are never shown.
     """
     # The one command that must work when settings do not: it shows what else there is.
     reading = read_settings()
     tools = tools_of(context)
     _show("Machine", tools.describe_machine(reading.settings))
     _show("Models", tools.describe_origins(reading.settings))
+    _show("Keys, usage and cache", tools.describe_stores(reading.settings))
     _show("Versions", versions())
     _show("Settings", setting_rows(reading.in_force))
     reading.check()

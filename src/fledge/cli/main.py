@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from fledge import __version__
-from fledge.cli import config, console, doctor, embed, models, serve, similarity
+from fledge.cli import config, console, doctor, embed, keys, models, serve, similarity, usage
 from fledge.errors import FledgeError, SettingsError
 
 INTERRUPTED = 130
@@ -88,5 +88,7 @@ app.command("similarity")(similarity.similarity)
 app.command("rerank")(similarity.rerank)
 app.add_typer(models.app, name="models")
 app.command("pull")(models.pull)
+app.add_typer(keys.app, name="keys")
+app.command("usage")(usage.usage)
 app.command("config")(config.config)
 app.command("doctor")(doctor.doctor)

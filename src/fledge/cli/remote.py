@@ -22,7 +22,7 @@ class Server:
     """A server at an address; None: where the settings have it.
 
     Raises:
-        SettingsError: the address is none.
+        SettingsError: the address is none, or the settings' key cannot be one.
     """
 
     def __init__(self, url: str | None, settings: Settings) -> None:
@@ -38,6 +38,7 @@ class Server:
                 f"{self.url!r} is no address of a server; give it as http://127.0.0.1:8080"
             ) from None
         self._prefix = parts.path
+        self._headers = _headers(settings)
 
     def ask(self, method: str, path: str) -> Any:
         """The JSON of an answer, however long that takes. `path` is quoted already.
@@ -50,7 +51,7 @@ class Server:
             self._connection.connect()
             # Loading may take minutes, and how long is for the server to say.
             self._connection.sock.settimeout(None)
-            self._connection.request(method, self._prefix + path)
+            self._connection.request(method, self._prefix + path, headers=self._headers)
             response = self._connection.getresponse()
             status, body = response.status, response.read()
         except (OSError, UnicodeError, HTTPException) as error:  # a host may be no DNS name
@@ -83,6 +84,14 @@ def _url_of(settings: Settings) -> str:
         raise SettingsError("port is 0, which takes any free one; say with --url where it is")
     host = "127.0.0.1" if settings.host in _ANY_ADDRESS else settings.host
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _headers(settings: Settings) -> dict[str, str]:
+    """What opens a server that asks for keys."""
+    key = "" if settings.api_key is None else settings.api_key.get_secret_value()
+    if not key.isascii() or not key.isprintable():
+        raise SettingsError("api_key has characters that no key has")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _message(answer: dict[str, Any]) -> str:

@@ -41,6 +41,7 @@ def serve(  # noqa: PLR0913 - a parameter is a flag
     """Serve models over HTTP.
 
     Speaks the OpenAI and Hugging Face APIs, and reranking. Ctrl-C lets requests end, then stops.
+    For others than this machine: `fledge keys create NAME`, then `fledge serve --host 0.0.0.0`.
     """
     settings = load_settings(
         models=tuple(models) if models else None,
@@ -60,10 +61,12 @@ def serve(  # noqa: PLR0913 - a parameter is a flag
         service = tools.build_service(settings)
         load_s = time.monotonic() - started
         url = url_of(listener)
-        tools.run_server(service, settings, listener, greeting(service.models(), url, load_s))
+        needs_key = service.accounts.has_keys and not settings.no_auth
+        words = greeting(service.models(), url, load_s, needs_key=needs_key)
+        tools.run_server(service, settings, listener, words)
 
 
-def greeting(models: Sequence[Listed], url: str, load_s: float) -> str:
+def greeting(models: Sequence[Listed], url: str, load_s: float, *, needs_key: bool = False) -> str:
     """What is served and where, and a command to try it with."""
     warm = [one.card for one in models if one.card is not None]
     served = ", ".join(f"{card.id} ({card.precision})" for card in warm)
@@ -71,9 +74,10 @@ def greeting(models: Sequence[Listed], url: str, load_s: float) -> str:
     loaded = f"{served} on {url}, loaded in {load_s:.1f} s" if warm else f"on {url}"
     on_demand = f"; {more} more models load when asked for" if more else ""
     body = json.dumps({"model": models[0].id, "input": "Hello, world"})
+    key = ' -H "Authorization: Bearer $KEY"' if needs_key else ""
     return (
-        f"Fledge serves {loaded}{on_demand}. Try it:\n"
-        f"curl {url}/v1/embeddings -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+        f"Fledge serves {loaded}{on_demand}. Try it{', with a key' if needs_key else ''}:\n"
+        f"curl {url}/v1/embeddings -H 'Content-Type: application/json'{key} -d {shlex.quote(body)}"
     )
 
 

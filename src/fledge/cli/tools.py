@@ -15,6 +15,7 @@ from fledge.cli.origins import describe_origins
 from fledge.library import Model, load_from
 from fledge.service import Service
 from fledge.settings import Settings
+from fledge.stores import describe_stores
 
 
 class Tools:
@@ -50,6 +51,10 @@ class Tools:
     def describe_origins(self, settings: Settings) -> list[tuple[str, str]]:
         """Where models come from, and where they are kept."""
         return describe_origins(settings)
+
+    def describe_stores(self, settings: Settings) -> list[tuple[str, str]]:
+        """Whether the database and Redis answer."""
+        return describe_stores(settings)
 
 
 def tools_of(context: typer.Context) -> Tools:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from fledge.engine import cpu
+from fledge.engine.admission import check_deadline
+from fledge.engine.channel import Channel
 from fledge.engine.items import check_total
-from fledge.engine.lane import Channel, Lane
+from fledge.engine.lane import Lane
 from fledge.engine.ops.openvino import CompileError
 from fledge.engine.pipeline import Compilation, Pipeline, load_pipeline
 from fledge.engine.recipe import Recipe
@@ -43,7 +45,9 @@ class LocalBackend:
         self._card = card
         self._pipeline = pipeline
         self._lane = lane
-        self._channel = Channel(pipeline.compute, pipeline.cost, rate=pipeline.rate)
+        self._channel = Channel(
+            pipeline.compute, pipeline.cost, rate=pipeline.rate, model_id=card.id
+        )
         self._workers = Workers("fledge-tokenize")
         self._closed = False
         lane.attach(self._channel)
@@ -57,9 +61,11 @@ class LocalBackend:
         """Tokenize, wait for the lane, answer. See `Backend.embed` for what is raised."""
         self._check_open()
         start = time.perf_counter()
+        check_deadline(job.deadline, start)
         with self._lane.arriving(self._channel, self._about_tokens(job), tenant=job.tenant):
             encoded = await self._encode(job)
         check_total(sum(len(one.row.ids) for one in encoded), job.max_total_tokens)
+        check_deadline(job.deadline, start)
         tokenized = time.perf_counter()
         future = self._lane.submit(
             self._channel,
@@ -77,6 +83,7 @@ class LocalBackend:
                 tokenize_ms=(tokenized - start) * 1000,
                 queue_ms=computed.queue_ms,
                 compute_ms=computed.compute_ms,
+                busy_ms=computed.busy_ms,
             ),
         )
 
@@ -101,10 +108,12 @@ class LocalBackend:
             raise BackendUnavailable(UNLOADED)
 
     def health(self) -> Health:
-        """Warm as long as the lane lives."""
+        """Warm as long as the lane computes."""
         if self._closed:
             return Health("cold", "unloaded")
-        return Health("warm") if self._lane.alive else Health("failed", "the compute lane died")
+        if problem := self._lane.problem():
+            return Health("failed", problem, may_recover=self._lane.alive)
+        return Health("warm")
 
     async def aclose(self) -> None:
         """Unload without holding up the loop."""

@@ -20,10 +20,11 @@ The rules, each with its reason:
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
-from operator import attrgetter, itemgetter
+from itertools import chain
+from operator import attrgetter
 from typing import TypeAlias
 
 BANDS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192, 16384)
@@ -196,16 +197,15 @@ class Batcher:
             flow = self._levels[request.priority].flows[request.tenant]
             flow.waiting_tokens -= request.tokens_left
             self.waiting_tokens -= request.tokens_left
-            self._forget(request)
+            self._forget(request, flow)
 
-    def tenants(self) -> set[str | None]:
-        """Everybody who waits."""
-        return {tenant for level in self._levels.values() for tenant in level.flows}
-
-    def waiting_tokens_of(self, tenant: str | None) -> int:
-        """How many of the waiting tokens are one tenant's."""
-        flows = (level.flows.get(tenant) for level in self._levels.values())
-        return sum(flow.waiting_tokens for flow in flows if flow)
+    def waiting_by_tenant(self) -> Counter[str | None]:
+        """Whose the waiting tokens are: everybody who waits."""
+        waiting: Counter[str | None] = Counter()
+        for level in self._levels.values():
+            for tenant, flow in level.flows.items():
+                waiting[tenant] += flow.waiting_tokens
+        return waiting
 
     def next_batch(self, budget: float) -> list[Picked]:
         """Take the rows of the next batch: at least one if any waits, else those that fit."""
@@ -214,19 +214,26 @@ class Batcher:
         turns, leader, followers = self._queue(budget)
         band = max(leader.bands)
         batch: list[Picked] = []
+        taken: list[tuple[Request, int]] = []  # and how many tokens
         num_tokens = width = 0
+        is_full = False
         for request in chain((leader,), followers):
             rows = request.bands.get(band)
+            rows_before, tokens_before = len(batch), num_tokens
             while rows:
                 length = request.lengths[rows[-1]]
                 wider = max(width, length)
                 cost = self._cost.of(num_tokens + length, len(batch) + 1, wider)
                 if batch and cost > budget:
-                    self._taken(batch, turns)
-                    return batch
+                    is_full = True
+                    break
                 num_tokens, width = num_tokens + length, wider
                 batch.append((request, rows.pop()))
-        self._taken(batch, turns)
+            if len(batch) > rows_before:
+                taken.append((request, num_tokens - tokens_before))
+            if is_full:
+                break
+        self._account(taken, band, turns)
         return batch
 
     def _queue(self, budget: float) -> tuple[_Turns, Request, Iterable[Request]]:
@@ -258,36 +265,34 @@ class Batcher:
         self._last_priority = leader.priority
         return leader
 
-    def _taken(self, batch: Sequence[Picked], turns: _Turns) -> None:
-        """Bring the books up to date after a batch."""
+    def _account(self, taken: Iterable[tuple[Request, int]], band: int, turns: _Turns) -> None:
+        """Bring the books up to date after a batch of a band, with so many tokens of each."""
         for turn in turns:
             for request in turn:
                 request.passed_over += 1
-        band = band_of(batch[0][0].lengths[batch[0][1]])  # of all of them
-        for request, picks in groupby(batch, key=itemgetter(0)):
-            tokens = sum([request.lengths[row] for _, row in picks])
+        for request, tokens in taken:
             level = self._levels[request.priority]
-            level.serve(level.flows[request.tenant], tokens)
+            flow = level.flows[request.tenant]
+            level.serve(flow, tokens)
             self.waiting_tokens -= tokens
             request.tokens_left -= tokens
             request.passed_over = 0
             if not request.bands[band]:
                 del request.bands[band]
-            if not request.bands:
-                self._forget(request)
+                if not request.bands:
+                    self._forget(request, flow)
 
-    def _forget(self, request: Request) -> None:
+    def _forget(self, request: Request, flow: _Flow) -> None:
         """Nothing of it waits any more."""
-        priority, tenant = request.priority, request.tenant
-        level = self._levels[priority]
-        flow = level.flows[tenant]
         del self._requests[request]
         del flow.requests[request]
-        if not flow.requests:
-            del level.flows[tenant]
-        if not level.flows:
+        if flow.requests:
+            return
+        priority, tenant = request.priority, request.tenant
+        del self._levels[priority].flows[tenant]
+        if not self._levels[priority].flows:
             del self._levels[priority]  # nobody waits whom anybody could be ahead of
-        if not any(tenant in one.flows for one in self._levels.values()):
+        if not any(tenant in level.flows for level in self._levels.values()):
             self._led.pop(tenant, None)
 
 

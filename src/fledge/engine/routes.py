@@ -112,7 +112,8 @@ def close_all(backends: Sequence[RunningModel]) -> None:
 def _joined_card(cards: Sequence[ModelCard]) -> ModelCard:
     """The first route's card, with what must hold for all of them.
 
-    The families are named side by side; the precision is the coarsest, the limit the lowest; token
+    The families are named side by side, and so is their arithmetic, any of which may change; the
+    precision is the coarsest, the limit the lowest; token
     ids are checked again by the route that they take.
     """
     sizes = {card.dimension for card in cards}
@@ -127,4 +128,5 @@ def _joined_card(cards: Sequence[ModelCard]) -> ModelCard:
         precision=max((card.precision for card in cards), key=PLAINEST_LAST.index),
         max_seq_length=min(card.max_seq_length for card in cards),
         vocab_size=max(card.vocab_size for card in cards),
+        arithmetic="+".join(dict.fromkeys(card.arithmetic for card in cards)),
     )

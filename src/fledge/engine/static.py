@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fledge.engine.admission import Admission, Tally, check_deadline
 from fledge.engine.bags import Ids
 from fledge.engine.items import check_total, no_tokens
 from fledge.engine.ops.numpy import NumpyOps
@@ -23,8 +24,6 @@ from fledge.errors import (
     BackendUnavailable,
     ComputeError,
     CorruptModel,
-    DeadlineExceeded,
-    Overloaded,
 )
 from fledge.types import EmbedJob, EmbedResult, Health, Item, ModelCard, Timings, Tokens, Vectors
 
@@ -83,8 +82,8 @@ class StaticBackend:
         tokenizer = StaticTokenizer(recipe.splitter, recipe.limits)
         self._loaded: _Loaded | None = _Loaded(recipe, tokenizer, NumpyOps(recipe.weights))
         self._numbers = recipe.bag.size + sum(one.size for one in recipe.weights.values())
-        self._max_queued_tokens = max_queued_tokens
-        self._queued_tokens = 0
+        self._admission = Admission(max_queued_tokens)
+        self._waiting = Tally()
         self._workers = Workers("fledge-static")
         self._closed = False
 
@@ -101,18 +100,15 @@ class StaticBackend:
         if chars <= INLINE_CHARS and len(job.items) * self._numbers <= INLINE_NUMBERS:
             return self._compute(job, entered)
         tokens = self._about_tokens(job)
-        if self._queued_tokens and self._queued_tokens + tokens > self._max_queued_tokens:
-            raise Overloaded(
-                f"about {self._queued_tokens} tokens are waiting already, and at most "
-                f"{self._max_queued_tokens} may (max_queued_tokens); this request has about "
-                f"{tokens}: try again later",
-                retry_after_s=max(1.0, self._queued_tokens / TOKENS_PER_S),
-            )
-        self._queued_tokens += tokens
-        try:
+        self._admission.check(
+            tokens,
+            job.tenant,
+            waiting=self._waiting.total,
+            by_tenant=lambda: self._waiting.by_tenant,
+            tokens_per_s=TOKENS_PER_S,
+        )
+        with self._waiting.holding(job.tenant, tokens):
             return await self._workers.run(self._compute, job, entered)
-        finally:
-            self._queued_tokens -= tokens
 
     def _about_tokens(self, job: EmbedJob) -> int:
         """A guess, from lengths alone: no item gives more than the model takes."""
@@ -129,7 +125,7 @@ class StaticBackend:
         groups: list[tuple[int, int]] = []
         total = 0
         for first, items in _groups(job, loaded.recipe.bag.size):
-            _check_deadline(job, entered)
+            check_deadline(job.deadline, entered)
             found = loaded.tokenizer.split(job, items, first=first, taken=total)
             total += sum(len(one.ids) for one in found)
             splits += found
@@ -138,8 +134,9 @@ class StaticBackend:
         tokenized = time.perf_counter()
         vectors: list[Vectors] = []
         for first, end in groups:
-            _check_deadline(job, entered)
+            check_deadline(job.deadline, entered)
             vectors.append(loaded.vectors([one.ids for one in splits[first:end]], first))
+        compute_ms = (time.perf_counter() - tokenized) * 1000
         return EmbedResult(
             vectors=np.concatenate(vectors),
             token_counts=[len(one.ids) for one in splits],
@@ -147,7 +144,8 @@ class StaticBackend:
             timings=Timings(
                 tokenize_ms=(tokenized - started) * 1000,
                 queue_ms=(started - entered) * 1000,
-                compute_ms=(time.perf_counter() - tokenized) * 1000,
+                compute_ms=compute_ms,
+                busy_ms=compute_ms,
             ),
         )
 
@@ -196,11 +194,6 @@ class StaticBackend:
         self._closed = True
         self._workers.close()
         self._loaded = None
-
-
-def _check_deadline(job: EmbedJob, entered: float) -> None:
-    if job.deadline is not None and job.deadline < time.monotonic():
-        raise DeadlineExceeded(f"gave up after {time.perf_counter() - entered:.1f} s")
 
 
 def _chars(items: Sequence[Item]) -> int:

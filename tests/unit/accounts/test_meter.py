@@ -16,7 +16,8 @@ from fledge.accounts.database import Database
 from fledge.accounts.meter import Meter
 from fledge.accounts.tables import usage_batches
 from fledge.accounts.usage import MonthSum, Sum, UsageRecord
-from fledge.accounts.usage_report import UsageQuery, usage_report
+from fledge.accounts.usage_query import UsageQuery
+from fledge.accounts.usage_report import usage_report
 from fledge.accounts.usage_store import Batch, apply
 from fledge.errors import DatabaseUnavailable
 from tests.unit.accounts.conftest import Clock, FlakyDatabase

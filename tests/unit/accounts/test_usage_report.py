@@ -14,7 +14,8 @@ from fledge.accounts.key_store import KeyStore
 from fledge.accounts.keys import KeySpec
 from fledge.accounts.meter import Meter
 from fledge.accounts.usage import KEYLESS, UsageRecord
-from fledge.accounts.usage_report import UsageQuery, as_csv, columns, usage_report
+from fledge.accounts.usage_query import UsageQuery, as_csv, columns
+from fledge.accounts.usage_report import usage_report
 from fledge.errors import InvalidRequest
 from tests.unit.accounts.conftest import Clock
 

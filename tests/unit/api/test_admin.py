@@ -1,14 +1,20 @@
 """Admin routes: what they do, how they fail, and whom they refuse."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from fledge.api.app import create_app
+from fledge.catalog.catalog import Catalog
 from fledge.errors import ModelGated, OutOfMemory
-from fledge.testing import FakeBackend
+from fledge.service import Service
+from fledge.testing import FakeBackend, FakeDeployments
+from fledge.types import ModelEntry
+from tests.keyed import Keyed
 from tests.unit.api.catalogue import Catalogue
 from tests.unit.api.conftest import Serve
 
@@ -218,3 +224,81 @@ def test_a_page_of_this_server_and_one_that_is_named_may(origins: list[str], ori
 
 def test_a_get_changes_nothing(client: TestClient) -> None:
     assert client.get("/admin/models/org/known/unload").status_code == 405
+
+
+# With keys.
+
+ELSEWHERE = {"host": "api.example.org", "x-forwarded-for": "203.0.113.5"}
+
+
+def code_of(response: Any) -> tuple[int, str | None]:
+    return response.status_code, response.headers.get("x-fledge-error")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - nothing listens
+def test_an_admin_key_is_what_is_needed_from_anywhere(tmp_path: Path, host: str) -> None:
+    with (
+        Keyed(tmp_path, host=host) as place,
+        place.client(place.key("boss", "admin")) as client,
+    ):
+        for route in ("load", "pin", "unpin"):
+            for headers in ({}, ELSEWHERE):
+                path = f"/admin/models/fake/{route}"
+                assert code_of(client.post(path, headers=headers)) == (200, None)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_other_key_will_do_not_even_on_this_machine(tmp_path: Path, route: str) -> None:
+    with Keyed(tmp_path) as place, place.client() as client:
+        secret = place.key()
+        path = f"/admin/models/fake/{route}"
+        assert code_of(client.post(path)) == (401, "missing_api_key")
+        response = client.post(path, headers={"authorization": f"Bearer {secret}"})
+        assert code_of(response) == (403, "forbidden")
+        assert response.json()["error"]["message"] == (
+            "You have insufficient permissions for this operation. This key may not do that: it "
+            "has the scope inference, and admin is needed"
+        )
+
+
+def test_switched_off_they_are_for_no_key_either(tmp_path: Path) -> None:
+    with (
+        Keyed(tmp_path, admin_routes=False) as place,
+        place.client(place.key("boss", "admin")) as client,
+    ):
+        message = refusal(client.post("/admin/models/fake/pin"))
+    assert message == "admin routes are switched off here (admin_routes)"
+
+
+def test_where_nobody_is_asked_for_a_key_an_admin_key_opens_nothing(tmp_path: Path) -> None:
+    with (
+        Keyed(tmp_path, no_auth=True, host="0.0.0.0") as place,  # noqa: S104 - nothing listens
+        place.client(place.key("boss", "admin")) as client,
+    ):
+        refusal(client.post("/admin/models/fake/pin"))
+
+
+def test_a_page_with_an_admin_key_must_be_of_an_origin_that_is_listed(tmp_path: Path) -> None:
+    with (
+        Keyed(tmp_path, cors_allow_origins=("https://app.example",)) as place,
+        place.client(place.key("boss", "admin")) as client,
+    ):
+        for origin, status in (("https://app.example", 200), ("https://evil.example", 403)):
+            response = client.post("/admin/models/fake/pin", headers={"origin": origin})
+            assert response.status_code == status
+
+
+def test_any_model_of_the_hub_loads_for_an_admin_where_the_settings_leave_it_open(
+    tmp_path: Path,
+) -> None:
+    with Keyed(tmp_path) as keyed:
+        catalog = Catalog([ModelEntry(id="org/known")], allows_any=True)
+        service = Service(catalog, FakeDeployments(), keyed.settings, accounts=keyed.accounts)
+        client = TestClient(create_app(service, keyed.settings), base_url="http://127.0.0.1:8080")
+        app = {"authorization": f"Bearer {keyed.key('app')}"}
+        boss = {"authorization": f"Bearer {keyed.key('boss', 'admin', 'inference')}"}
+        body = {"inputs": "a"}
+        assert client.post("/models/new/model", json=body, headers=app).status_code == 404
+        assert client.post("/models/new/model", json=body, headers=boss).status_code == 200
+        loaded = client.post("/admin/models/another/model/load", headers=boss)
+        assert code_of(loaded) == (200, None)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fledge import errors
-from fledge.api.errors import HUGGING_FACE, OPENAI, failure_of, row_of
+from fledge.api.errors import HUGGING_FACE, OPENAI, error_response, failure_of, row_of
 from fledge.testing import FakeBackend
 from tests.unit.api.conftest import Serve
 
@@ -20,7 +20,7 @@ EVERY_CLASS = [
 
 def an_error(kind: type[errors.FledgeError]) -> errors.FledgeError:
     if issubclass(kind, errors.LimitExceeded):
-        return kind("used up", limit="requests", allowed=1, used=1, retry_after_s=1.0)
+        return kind("all used up", limit="requests", allowed=1, used=1, retry_after_s=1.0)
     if issubclass(kind, errors.Overloaded | errors.LimitsUnavailable):
         return kind("busy", retry_after_s=2.25)
     if issubclass(kind, errors.ModelLoading):
@@ -50,7 +50,16 @@ STATUSES = [
     (errors.TooManyInputs, 400, 400, "Validation", "invalid_request_error"),
     (errors.BodyTooLarge, 413, 413, "Validation", "invalid_request_error"),
     (errors.UnknownModel, 404, 404, "NotFound", "invalid_request_error"),
+    (errors.Unauthorized, 401, 401, "Unauthorized", "invalid_request_error"),
+    (errors.KeyMissing, 401, 401, "Unauthorized", "invalid_request_error"),
+    (errors.Forbidden, 403, 403, "Forbidden", "permission_error"),
     (errors.NotAllowed, 403, 403, "Forbidden", "permission_error"),
+    (errors.KeyNotFound, 404, 404, "NotFound", "invalid_request_error"),
+    (errors.LimitExceeded, 429, 429, "Overloaded", "rate_limit_error"),
+    (errors.ConcurrencyExceeded, 429, 429, "Overloaded", "rate_limit_error"),
+    (errors.BudgetExceeded, 429, 402, "Overloaded", "insufficient_quota"),
+    (errors.LimitsUnavailable, 503, 503, "Unhealthy", "server_error"),
+    (errors.DatabaseUnavailable, 503, 503, "Unhealthy", "server_error"),
     (errors.Overloaded, 429, 429, "Overloaded", "rate_limit_error"),
     (errors.DeadlineExceeded, 504, 504, "Timeout", "server_error"),
     (errors.ComputeError, 500, 500, "Backend", "server_error"),
@@ -100,6 +109,49 @@ def test_the_servers_own_faults_are_told_to_the_log_alone(
     assert "/secret/path" not in response.text
     assert "/secret/path" in caplog.text
     assert "abc-1" in caplog.text
+
+
+WORDS = [
+    (
+        errors.Unauthorized,
+        "Incorrect API key provided. ",
+        "Invalid credentials in Authorization header. ",
+    ),
+    (errors.KeyMissing, "You didn't provide an API key. ", "Invalid username or password. "),
+    (
+        errors.Forbidden,
+        "You have insufficient permissions for this operation. ",
+        "This authentication method does not have sufficient permissions. ",
+    ),
+    (errors.LimitExceeded, "Rate limit reached. ", "Rate limit reached. "),
+    (errors.ConcurrencyExceeded, "Concurrency limit exceeded. ", "Concurrency limit exceeded. "),
+    (
+        errors.BudgetExceeded,
+        "You exceeded your current quota, please check your plan and billing details. ",
+        "You have exceeded your monthly included credits. ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "openai", "hugging_face"), WORDS)
+def test_a_message_begins_with_the_words_of_the_official_server(
+    kind: type[errors.FledgeError], openai: str, hugging_face: str
+) -> None:
+    error = an_error(kind)
+    own = str(error)
+    said = own[0].upper() + own[1:]
+    assert failure_of(error, OPENAI).message == openai + said
+    assert failure_of(error, HUGGING_FACE).message == hugging_face + said
+
+
+@pytest.mark.parametrize("kind", [errors.NotAllowed, errors.Forbidden])
+def test_the_hub_s_client_is_told_of_a_403_where_it_looks(
+    kind: type[errors.FledgeError],
+) -> None:
+    """It shows the header `x-error-message`, and `None` without it; see `huggingface_hub`."""
+    response = error_response(kind('a "strange" one\n\x00é'), HUGGING_FACE, "r-1")
+    assert response.headers["x-error-message"].endswith("%22strange%22 one%0A%00%C3%A9")
+    assert "x-error-message" not in error_response(kind("a"), OPENAI, "r-1").headers
 
 
 def test_overload_says_when_to_come_back(serve: Serve) -> None:

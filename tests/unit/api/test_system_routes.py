@@ -113,7 +113,7 @@ def test_docs_and_openapi_list_the_routes_with_their_fields(serve: Serve) -> Non
 def test_the_examples_of_the_docs_work_as_they_stand(serve: Serve) -> None:
     client = serve(FakeBackend(fake_card(id="sentence-transformers/all-MiniLM-L6-v2")))
     for path, methods in client.get("/openapi.json").json()["paths"].items():
-        if "requestBody" in methods.get("post", {}):
+        if "requestBody" in methods.get("post", {}) and not path.startswith("/admin/"):
             content = methods["post"]["requestBody"]["content"]["application/json"]
             place = path.format(model_id="all-MiniLM-L6-v2", task="feature-extraction")
             assert client.post(place, json=content["example"]).status_code == 200

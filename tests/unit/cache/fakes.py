@@ -128,6 +128,10 @@ class FakeTier:
     def counts(self) -> TierCounts:
         return self._counts
 
+    @property
+    def is_usable(self) -> bool:
+        return True
+
     def hold(self) -> None:
         self._may_go.clear()
 

@@ -198,6 +198,7 @@ class Stuck(Database):
 async def test_a_disk_that_hangs_is_a_miss_and_nobody_waits_for_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await keep(tmp_path, "a")
     monkeypatch.setattr(files, "Database", Stuck)
     monkeypatch.setattr(files, "PATIENCE_S", 0.01)
     async with opened(tmp_path) as tier:
@@ -214,6 +215,7 @@ async def test_a_disk_that_hangs_is_a_miss_and_nobody_waits_for_it_again(
 async def test_closing_does_not_wait_for_ever_for_a_disk_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    await keep(tmp_path, "a")
     monkeypatch.setattr(files, "Database", Stuck)
     monkeypatch.setattr(files, "PATIENCE_S", 0.01)
     monkeypatch.setattr(files, "CLOSE_S", 0.01)

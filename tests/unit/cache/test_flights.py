@@ -261,6 +261,30 @@ async def test_a_short_request_does_not_wait_for_a_very_long_one() -> None:
     assert set((await long).origins) == {"computed"}
 
 
+async def test_one_keys_request_does_not_wait_behind_anothers_flood() -> None:
+    world = World()
+    flood = [
+        await world.held(f"text {number}", terms=Terms(tenant="one"))
+        for number in range(JOINED_SIZE + 1)
+    ]
+    other = await world.begin("text 0", terms=Terms(tenant="other"))
+    same = await world.begin("text 0", terms=Terms(tenant="one"))
+    world.model.release()
+    assert (await other).origins == ["computed"]
+    assert (await same).origins == ["joined"]
+    await asyncio.gather(*flood)
+
+
+async def test_keys_that_ask_for_little_share_what_they_both_want() -> None:
+    world = World()
+    one = await world.held("a", terms=Terms(tenant="one"))
+    other = await world.begin("a", terms=Terms(tenant="other"))
+    world.model.release()
+    await one
+    assert (await other).origins == ["joined"]
+    assert world.model.jobs == [["a"]]
+
+
 async def test_who_takes_cut_texts_is_not_failed_by_who_refuses_them() -> None:
     world = World(FakeTier("files", "long+"))
     world.model.error = InputTooLong("too long", field="items[0]")
@@ -319,3 +343,20 @@ async def test_nothing_is_left_when_all_is_done() -> None:
     await settle()
     assert world.cache.in_flight_count == 0
     assert len(asyncio.all_tasks()) == others
+
+
+async def test_who_leaves_before_computing_leaves_that_to_those_who_joined() -> None:
+    """A computation uses the model that its owner holds, and it is not held any more."""
+    tier, owners, joiners = FakeTier(), FakeModel(), FakeModel()
+    cache = Cache(None, [tier])
+    tier.hold()
+    owner = asyncio.create_task(owners.ask(cache, "a", "b"))
+    await settle()
+    joiner = asyncio.create_task(joiners.ask(cache, "b"))
+    await settle()
+    owner.cancel()
+    await settle()
+    tier.release()
+    assert (await joiner).origins == ["computed"]
+    assert (owners.jobs, joiners.jobs) == ([], [["b"]])
+    assert cache.in_flight_count == 0

@@ -70,6 +70,9 @@ class FakeTools(Tools):
     def describe_origins(self, settings: Settings) -> list[tuple[str, str]]:
         return [("hub", "https://hub.example")]
 
+    def describe_stores(self, settings: Settings) -> list[tuple[str, str]]:
+        return [("database", "answers"), ("redis server", "not set")]
+
 
 def run(*arguments: str, tools: Tools | None = None, stdin: bytes | str | None = None) -> Result:
     """Run a command as a shell would, with wide terminals and without colours."""

@@ -85,6 +85,39 @@ def test_every_value_can_be_written_as_json(
     assert rows(run("config").stdout)["cache_dir"].startswith('"/caches')
 
 
+@pytest.mark.parametrize("name", ["database_url", "redis_url"])
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:geheim@db/x", "postgresql://me:***@db/x"),
+        ("redis://:geheim@r:6379/0", "redis://:***@r:6379/0"),
+        ("postgresql://db/x?user=me&password=geheim", "postgresql://db/x?user=me&password=***"),
+    ],
+)
+def test_addresses_are_shown_without_their_passwords(
+    monkeypatch: pytest.MonkeyPatch, name: str, url: str, shown: str
+) -> None:
+    monkeypatch.setenv(f"FLEDGE_{name}".upper(), url)
+    table, as_json = run("config"), run("config", "--json")
+
+    assert rows(table.stdout)[name].startswith(f"{shown}   [")
+    values = {one["setting"]: one["value"] for one in map(json.loads, lines(as_json.stdout))}
+    assert values[name] == shown
+    assert "geheim" not in table.output + as_json.output + repr(read_settings().settings)
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:geheim\x7f@db/x", "  "])
+def test_a_mistake_in_an_address_does_not_repeat_it(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("FLEDGE_DATABASE_URL", url)
+    result = run("config")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: FLEDGE_DATABASE_URL: it ")
+    assert "geheim" not in result.output
+
+
 def test_all_mistakes_are_named_and_the_exit_code_is_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,3 +80,9 @@ def test_a_file_and_a_variable_that_cannot_be_read_end_in_one_line(
     assert broken_file.stderr.startswith("error: fledge.toml cannot be read")
     assert broken_variable.stderr.startswith("error: FLEDGE_HUGGINGFACE cannot be read")
     assert row(broken_file.stdout, "port") == "port 8080 [default]"
+
+
+def test_doctor_shows_whether_the_database_and_redis_answer() -> None:
+    output = run("doctor").stdout
+
+    assert "  database      answers\n  redis server  not set\n" in output

@@ -11,7 +11,10 @@ from fledge.errors import ModelOffline, SettingsError
 from tests.unit.cli.fakes import FakeTools, run
 
 ROOT = Path(__file__).parents[3]
-COMMANDS = ("serve", "embed", "similarity", "rerank", "models", "pull", "config", "doctor")
+COMMANDS = (
+    *("serve", "embed", "similarity", "rerank", "models", "pull"),
+    *("keys", "usage", "config", "doctor"),
+)
 
 
 def failing(error: BaseException) -> FakeTools:

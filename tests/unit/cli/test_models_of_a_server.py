@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -13,6 +14,7 @@ from fledge.errors import CorruptModel, ServerRefused, ServerUnreachable
 from fledge.settings import Settings
 from fledge.types import ModelEntry
 from tests.clients.serving import Recording, serving
+from tests.keyed import Keyed
 from tests.unit.api.catalogue import ENTRIES, KNOWN, LARGE, PLAIN, Catalogue
 from tests.unit.cli.fakes import run
 
@@ -170,3 +172,29 @@ def test_a_host_that_no_dns_can_have_is_one_line() -> None:
 def test_json_before_the_command_is_refused() -> None:
     result = run("models", "--json", "status")
     assert (result.exit_code, "after `status`" in result.stderr) == (2, True)
+
+
+def test_a_server_that_asks_for_keys_gets_the_one_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Keyed(tmp_path) as keyed, serving(keyed.app) as address:
+        secret = keyed.key("boss", "admin")
+        refused = run("models", "status", "--url", address)
+        monkeypatch.setenv("FLEDGE_API_KEY", secret)
+        answered = run("models", "status", "--url", address)
+
+    assert refused.exit_code == 1
+    assert "API key" in refused.stderr
+    assert answered.exit_code == 0
+    assert "fledge/fake" in answered.stdout
+
+
+@pytest.mark.parametrize("key", ["fl-geheim\n", "fl-gehe\u00efm"])
+def test_a_key_that_can_be_none_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("FLEDGE_API_KEY", key)
+    result = run("models", "status", "--url", "http://127.0.0.1:1")
+
+    assert result.exit_code == 2
+    assert result.stderr == "error: api_key has characters that no key has\n"

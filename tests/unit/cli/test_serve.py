@@ -1,5 +1,6 @@
 """`fledge serve`, up to the server itself in a process of its own."""
 
+import asyncio
 import http.client
 import json
 import signal
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from fledge import bootstrap
+from fledge.service import Service
+from fledge.settings import Settings
 from tests.unit.cli.fakes import FakeTools, run
 
 
@@ -42,22 +46,78 @@ def test_flags_are_settings() -> None:
     assert (settings.precision, settings.threads, settings.log_level) == ("int8", 2, "error")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104
-def test_an_address_that_others_reach_needs_no_auth(host: str) -> None:
-    tools = FakeTools()
-    result = run("serve", "--host", host, tools=tools)
+class Unloaded(FakeTools):
+    """Builds what is served as it really is built, and loads nothing."""
 
-    assert result.exit_code == 2
-    assert "--no-auth" in result.stderr
-    assert tools.loaded == []
+    def build_service(self, settings: Settings) -> Service:
+        service = bootstrap.build_service(settings.model_copy(update={"preload": False}))
+        self._note(settings)
+        return service
+
+    def run_server(
+        self, service: Service, settings: Settings, listener: socket.socket, greeting: str
+    ) -> None:
+        super().run_server(service, settings, listener, greeting)
+        asyncio.run(service.aclose())
 
 
-def test_no_auth_allows_any_address() -> None:
-    tools = FakeTools()
-    result = run("serve", "--host", "0.0.0.0", "--port", "0", "--no-auth", tools=tools)  # noqa: S104
+@pytest.fixture
+def _own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accounts of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "cache"):
+        monkeypatch.setenv(f"FLEDGE_{name}_dir".upper(), str(tmp_path / name))
 
-    assert result.exit_code == 0
+
+@pytest.mark.usefixtures("_own_data")
+def test_an_address_that_others_reach_needs_a_key() -> None:
+    tools = Unloaded()
+    refused = run("serve", "--host", "0.0.0.0", "--port", "0", tools=tools)  # noqa: S104
+    assert (refused.exit_code, tools.served) == (2, None)
+    assert refused.stderr.startswith("error: listening on 0.0.0.0 would let anybody who reaches")
+    assert "fledge keys create NAME" in refused.stderr
+    assert "--no-auth" in refused.stderr
+
+    assert run("keys", "create", "team").exit_code == 0
+    served = run("serve", "--host", "0.0.0.0", "--port", "0", tools=tools)  # noqa: S104
+    assert served.exit_code == 0, served.stderr
     assert tools.served is not None
+    assert "Try it, with a key:\n" in tools.served[2]
+    assert '-H "Authorization: Bearer $KEY"' in tools.served[2]
+
+
+@pytest.mark.usefixtures("_own_data")
+def test_no_auth_allows_any_address_without_keys_and_with_them() -> None:
+    for _ in range(2):
+        tools = Unloaded()
+        flags = ("--host", "0.0.0.0", "--port", "0", "--no-auth")  # noqa: S104
+        assert run("serve", *flags, tools=tools).exit_code == 0
+        assert tools.served is not None
+        assert "$KEY" not in tools.served[2]
+        run("keys", "create", "team")
+
+
+@pytest.mark.usefixtures("_own_data")
+@pytest.mark.parametrize(
+    ("variable", "value", "code", "message"),
+    [
+        ("DATA_DIR", "/dev/null/x", 2, "data_dir: /dev/null/x cannot be made: Not a directory"),
+        ("DATABASE_URL", "sqlite:////dev/null/x/a.db", 1, "cannot open /dev/null/x/a.db: Not a"),
+        ("DATABASE_URL", "postgresql://u:geheim@127.0.0.1:1/x", 1, "does not answer: connection"),
+        ("DATABASE_URL", "mysql://u:geheim@127.0.0.1/x", 2, "Fledge knows sqlite and postgresql"),
+        ("REDIS_URL", "http://u:geheim@127.0.0.1/x", 2, "must be redis://HOST:PORT"),
+    ],
+)
+def test_accounts_that_cannot_be_opened_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, code: int, message: str
+) -> None:
+    monkeypatch.setenv(f"FLEDGE_{variable}", value)
+    result = run("serve", "--port", "0", tools=Unloaded())
+
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert "geheim" not in result.stderr
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "localhost"])

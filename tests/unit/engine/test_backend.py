@@ -16,7 +16,8 @@ from fledge.engine import backend as backend_module
 from fledge.engine import cpu
 from fledge.engine.backend import LocalBackend, load_transformer
 from fledge.engine.batcher import Cost
-from fledge.engine.lane import Channel, Lane
+from fledge.engine.channel import Channel
+from fledge.engine.lane import Lane
 from fledge.engine.ops.openvino import CompileError
 from fledge.engine.packing import Row
 from fledge.engine.pipeline import Compilation, Pipeline, load_pipeline

@@ -1,22 +1,17 @@
 """One tenant's flood in the lane: another is computed next, and finds room in the queue."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from fledge.engine.backend import LocalBackend
-from fledge.engine.lane import Computed
+from fledge.engine.channel import Computed
 from fledge.engine.packing import Row
-from fledge.engine.pipeline import Pipeline
-from fledge.engine.tokenizer import Encoded
 from fledge.errors import Overloaded
-from fledge.testing import fake_card
 from fledge.types import EmbedJob
-from tests.unit.engine.test_lane import Bench, Model, result
+from tests.unit.engine.lane_bench import Bench, Model, backend_of, result
 
 MAX_QUEUED = 1000
 
@@ -95,22 +90,8 @@ def test_who_has_left_takes_no_part_of_the_queue(bench: Bench) -> None:
     submit(bench, "quiet", 500)
 
 
-class Pipe:
-    """Of a pipeline what the backend asks for: a text is as many tokens as it has characters."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.cost, self.rate, self.compute = bench.channel.cost, 1.0, bench.model.compute
-
-    def encode(self, job: EmbedJob) -> Sequence[Encoded]:
-        rows = [Row([ord(str(item)[0])] * len(item)) for item in job.items]
-        return [cast("Encoded", SimpleNamespace(row=row, truncated=False)) for row in rows]
-
-    def close(self) -> None:
-        pass
-
-
 def test_the_backend_tells_the_lane_who_asks(bench: Bench) -> None:
-    backend = LocalBackend(fake_card(max_seq_length=500), cast("Pipeline", Pipe(bench)), bench.lane)
+    backend = backend_of(bench.lane, bench.model)
 
     async def embed(tenant: str, *items: str) -> "asyncio.Task[object]":
         task = asyncio.ensure_future(backend.embed(EmbedJob(items=items, tenant=tenant)))

@@ -3,88 +3,28 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, wait
 
 import numpy as np
 import pytest
 
-from fledge.engine.batcher import Cost
-from fledge.engine.lane import MAX_BUDGET, MIN_BUDGET, Channel, Computed, Lane
+from fledge.engine.channel import MAX_BUDGET, MIN_BUDGET, Channel
+from fledge.engine.lane import Lane
 from fledge.engine.packing import Row
 from fledge.errors import BackendUnavailable, ComputeError, DeadlineExceeded, Overloaded
 from fledge.types import Vectors
-
-TIMEOUT_S = 10
-COST = Cost(per_cell=0)
-BAD_ID, FATAL_ID, NAN_ID = 901, 902, 903
-
-
-class Fatal(BaseException):
-    """What only a lane that dies lets through."""
-
-
-class Model:
-    """Computes `[first id, number of ids]`; waits for `gate` first, and remembers its batches."""
-
-    def __init__(self, name: str = "", log: list[str] | None = None) -> None:
-        self.name = name
-        self.log = [] if log is None else log
-        self.batches: list[list[int]] = []
-        self.gate = threading.Event()
-        self.entered = threading.Semaphore(0)
-        self.gate.set()
-
-    def compute(self, rows: Sequence[Row]) -> Vectors:
-        ids = [row.ids[0] for row in rows]
-        self.batches.append(ids)
-        self.log.append(self.name)
-        self.entered.release()
-        assert self.gate.wait(TIMEOUT_S)
-        if BAD_ID in ids:
-            raise RuntimeError("boom")
-        if FATAL_ID in ids:
-            raise Fatal
-        vectors = np.array([[row.ids[0], len(row.ids)] for row in rows], np.float32)
-        vectors[[one == NAN_ID for one in ids]] = np.nan
-        return vectors
-
-    def wait_until_computing(self) -> None:
-        assert self.entered.acquire(timeout=TIMEOUT_S)
-
-
-class Bench:
-    """A lane with a model on it, whose budget is `MIN_BUDGET` tokens a batch."""
-
-    def __init__(self, *, max_queued_tokens: int = 10**6) -> None:
-        self.lane = Lane(batch_target_ms=1, max_queued_tokens=max_queued_tokens)
-        self.channels: list[Channel] = []
-        self.model = Model()
-        self.channel = self.attach(self.model)
-
-    def attach(self, model: Model) -> Channel:
-        channel = Channel(model.compute, COST, rate=1.0)
-        # budgets are learned elsewhere: here the number of rows in a batch must be known
-        channel.learn = lambda *_: None  # type: ignore[method-assign] # a seam of this test
-        self.lane.attach(channel)
-        self.channels.append(channel)
-        return channel
-
-    def submit(
-        self,
-        *ids: int,
-        length: int = 1,
-        channel: Channel | None = None,
-        deadline_in_s: float | None = None,
-        priority: int = 0,
-    ) -> "Future[Computed]":
-        deadline = None if deadline_in_s is None else time.monotonic() + deadline_in_s
-        rows = [Row([one] * length) for one in ids]
-        return self.lane.submit(channel or self.channel, rows, priority=priority, deadline=deadline)
-
-    def close(self) -> None:
-        for channel in self.channels:
-            self.lane.detach(channel)
+from tests.unit.engine.lane_bench import (
+    BAD_ID,
+    COST,
+    FATAL_ID,
+    NAN_ID,
+    TIMEOUT_S,
+    Bench,
+    Model,
+    eventually,
+    result,
+)
 
 
 @pytest.fixture
@@ -93,17 +33,6 @@ def bench() -> Iterator[Bench]:
     yield bench
     bench.model.gate.set()
     bench.close()
-
-
-def result(future: "Future[Computed]") -> list[list[float]]:
-    return future.result(TIMEOUT_S).vectors.tolist()  # type: ignore[no-any-return] # NumPy's own Any
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    until = time.monotonic() + TIMEOUT_S
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.001)
-    return holds()
 
 
 def test_vectors_come_back_in_the_order_of_the_rows(bench: Bench) -> None:

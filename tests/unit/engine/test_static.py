@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fledge.engine import admission
 from fledge.engine import static as static_module
 from fledge.engine.chain import Routing, read_chain
 from fledge.engine.sources import ModelFolder
@@ -224,6 +225,7 @@ def test_a_deadline_that_passes_during_the_work_ends_it(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(static_module, "time", clock)
+    monkeypatch.setattr(admission, "time", clock)
     monkeypatch.setattr(static_module, "GROUP_NUMBERS", SIZE)
     items = [f"w{n}" for n in range(4, 20)]
     # the beginning, in the middle of tokenizing, and in the middle of computing
@@ -297,6 +299,24 @@ def test_more_work_than_may_wait_is_refused_and_let_in_again_later(tmp_path: Pat
         assert raised.value.retry_after_s >= 1
         await first
         await backend.embed(job)
+
+    asyncio.run(rush())
+    backend.close()
+
+
+def test_a_queue_that_one_tenant_filled_has_room_for_another(tmp_path: Path) -> None:
+    folder = save_static(tmp_path, {"embedding.weight": TABLE}, vocab=VOCAB)
+    backend = load(folder, max_queued_tokens=2 * INLINE_CHARS)
+    items = ["w4 " * INLINE_CHARS]
+    flood, quiet = (EmbedJob(items=items, tenant=one) for one in ("flood", "quiet"))
+
+    async def rush() -> None:
+        first = [asyncio.create_task(backend.embed(flood)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await backend.embed(flood)
+        await backend.embed(quiet)
+        await asyncio.gather(*first)
 
     asyncio.run(rush())
     backend.close()

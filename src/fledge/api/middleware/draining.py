@@ -12,9 +12,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fledge.api.errors import dialect_of_path, error_response
 from fledge.api.middleware.observe import REQUEST_ID
+from fledge.api.middleware.refusing import take_body
 from fledge.api.middleware.sending import Sending
 from fledge.api.rendering import JsonResponse, dump
 from fledge.errors import Stopping
+
+# Whoever was told that this process is not even live would kill it too early.
+_HEALTH = {
+    "/health": (HTTPStatus.SERVICE_UNAVAILABLE, {"status": "draining"}),
+    "/health/ready": (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        {"status": "draining", "reasons": {"server": "it is being stopped"}},
+    ),
+    "/health/live": (HTTPStatus.OK, {"status": "ok"}),
+}
 
 
 @dataclass(slots=True)
@@ -45,7 +56,7 @@ class RefuseWhileDraining:
         sending = Sending(send)
         try:
             if self._drain.has_begun:
-                await _take_body(scope, receive)
+                await take_body(scope, receive)
                 await _refusal(scope, "the server is stopping")(scope, receive, sending)
             else:
                 await self.app(scope, receive, sending)
@@ -60,20 +71,11 @@ class RefuseWhileDraining:
 
 def _refusal(scope: Scope, message: str) -> Response:
     response: Response
-    if scope["path"] == "/health":
-        status = HTTPStatus.SERVICE_UNAVAILABLE
-        response = JsonResponse(dump({"status": "draining"}), status_code=status)
+    if (health := _HEALTH.get(scope["path"])) is not None:
+        status, body = health
+        response = JsonResponse(dump(body), status_code=status)
     else:
         dialect = dialect_of_path(scope["path"])
         response = error_response(Stopping(message), dialect, scope[REQUEST_ID])
     response.headers["connection"] = "close"
     return response
-
-
-async def _take_body(scope: Scope, receive: Receive) -> None:
-    """Read the body and forget it: with bytes unread, closing would reset the connection, and
-    the client might never see its answer."""
-    if any(name == b"expect" for name, _ in scope["headers"]):
-        return  # it waits for leave to send one
-    while (message := await receive())["type"] == "http.request" and message.get("more_body"):
-        pass

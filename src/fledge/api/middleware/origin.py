@@ -1,9 +1,12 @@
-"""Who may call a keyless instance from a browser: nobody, but pages that are meant to.
+"""Who may call this instance from a browser: nobody, but pages that are meant to.
 
 A page of any site can send requests to 127.0.0.1 or to a machine of the local network. Two
 checks keep it out. The Origin header, which pages cannot forge, must be this server's own or a
 listed one. The Host header must be a name of this server: a page that had its own name resolved
 to this machine's address (DNS rebinding) would pass for same-origin otherwise.
+
+Where requests need a key, such a page has none, and whatever name the server is reached under will
+do. Pages of other origins must still be listed, also those that have a key.
 """
 
 from functools import lru_cache
@@ -12,8 +15,9 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fledge.api.errors import dialect_of_path, error_response
-from fledge.api.middleware.observe import REQUEST_ID
+from fledge.accounts.accounts import Accounts
+from fledge.api.middleware.authenticate import needs_keys
+from fledge.api.middleware.refusing import refuse
 from fledge.errors import NotAllowed
 from fledge.names import is_loopback
 from fledge.settings import Settings
@@ -24,10 +28,12 @@ _REMEMBERED = 256
 
 
 class CheckOrigin:
-    """Refuses requests under a foreign Host or from a foreign Origin."""
+    """Refuses requests from a foreign Origin, and without keys those under a foreign Host."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, accounts: Accounts, settings: Settings) -> None:
         self.app = app
+        self._accounts = accounts
+        self._settings = settings
         self._host = settings.host.lower()
         self._hosts = frozenset(name.lower() for name in settings.allowed_hosts)
         self._origins = frozenset(name.lower() for name in settings.cors_allow_origins)
@@ -48,7 +54,7 @@ class CheckOrigin:
                 origin = value
         error = None
         # Only a client of HTTP/1.0 sends no Host, and no browser is one.
-        if host is not None and not self._is_known_host(host):
+        if host is not None and not (self._is_known_host(host) or self._needs_keys()):
             error = NotAllowed(
                 f"requests may not be addressed to {_shown(host)}; the setting allowed_hosts "
                 "lists the names that are"
@@ -61,8 +67,10 @@ class CheckOrigin:
         if error is None:
             await self.app(scope, receive, send)
             return
-        response = error_response(error, dialect_of_path(scope["path"]), scope[REQUEST_ID])
-        await response(scope, receive, send)
+        await refuse(error, scope, receive, send)
+
+    def _needs_keys(self) -> bool:
+        return needs_keys(self._accounts, self._settings)
 
     def _check_host(self, header: bytes) -> bool:
         if "*" in self._hosts:

@@ -170,10 +170,13 @@ class Lifecycle:
 
         Raises:
             ModelLoadError: it cannot be loaded.
-            BackendUnavailable: the server is stopping.
+            BackendUnavailable: the server is stopping, or what computes is stuck, which loading
+                would not change.
         """
         slot = self._slots.touch(entry.id)
-        if slot.warm and slot.warm.model.health().state == "failed":
+        if slot.warm and (health := slot.warm.model.health()).state == "failed":
+            if health.may_recover:
+                raise BackendUnavailable(f"{entry.id}: {health.reason}")
             self._residents.leave(slot.warm, "dead")
         if not slot.warm:
             self.release(await self.hold_when_warm(entry, None, again=True))
@@ -206,7 +209,7 @@ class Lifecycle:
         return self.status(entry)
 
     def problems(self) -> Mapping[str, str]:
-        """The models whose backend has died, and why. One that did not load is not among them."""
+        """The models whose backend is dead or stuck, and why; none that did not load."""
         healths = {one.id: one.model.health() for one in self._residents.staying}
         return {
             name: one.reason or one.state for name, one in healths.items() if one.state == "failed"

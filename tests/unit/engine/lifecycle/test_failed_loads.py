@@ -131,6 +131,20 @@ async def test_an_explicit_load_replaces_a_model_whose_backend_died() -> None:
     assert (world.loader.loaded, world.loader.closed) == (["a", "a"], ["a"])
 
 
+async def test_a_model_that_is_stuck_takes_requests_again_when_it_goes_on() -> None:
+    world = World()
+    await world.touch("a")
+    world.loader.models["a"].state = Health("failed", "it is stuck", may_recover=True)
+    assert world.lifecycle.problems() == {"a": "it is stuck"}
+    with pytest.raises(BackendUnavailable, match="it is stuck"):
+        await world.touch("a")
+    with pytest.raises(BackendUnavailable, match="it is stuck"):  # loading would change nothing
+        await world.lifecycle.load(entry("a"))
+    world.loader.models["a"].state = Health("warm")
+    await world.touch("a")
+    assert world.loader.loaded == ["a"]
+
+
 async def test_what_is_remembered_of_models_that_are_not_here_is_bounded() -> None:
     world = World(budget_bytes=1000 * MB)
     await world.touch("warm")

@@ -1,0 +1,48 @@
+"""The least that the web server can do: `python -m benchmarks.echo PORT FILE HEADERS`.
+
+It reads a request's body and answers with the bytes of a file, whatever it was asked. The server is
+uvicorn with the settings of `fledge serve`; there is no framework.
+"""
+
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+def app_of(
+    content: bytes, more: Mapping[str, str]
+) -> Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]:
+    """An application that answers everything with the same bytes."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+        *((name.encode(), value.encode()) for name, value in more.items()),
+    ]
+
+    async def app(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    return app
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        app_of(Path(sys.argv[2]).read_bytes(), json.loads(sys.argv[3])),
+        port=int(sys.argv[1]),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+    )
