@@ -1,18 +1,19 @@
-"""A server in a process of its own, and what it tells of itself: logs, traces, metrics, a backup."""
+"""A server in a process of its own: what it tells of itself, and a copy of what it keeps."""
 
 import json
 import sqlite3
-import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
+from fledge.accounts.keys import KeySpec
 from fledge.settings import Settings
 from fledge.stores import opened_keys
 from tests.collector import Collector, collecting, values
-from tests.servers import Server, serving
+from tests.servers import serving
 from tests.static_folders import draw, save_static
 
 DIMENSION = 8
@@ -22,14 +23,6 @@ DIMENSION = 8
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {"embedding.weight": draw(50, DIMENSION)}
     return save_static(tmp_path_factory.mktemp("models") / "static", tensors, vocab=50)
-
-
-def ask(server: Server, path: str, body: Any = None, **headers: str) -> bytes:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{server.url}{path}", data, headers)
-    with urllib.request.urlopen(request) as answer:
-        content: bytes = answer.read()
-        return content
 
 
 def told(collector: Collector, model: Path, home: Path) -> list[dict[str, Any]]:
@@ -42,7 +35,8 @@ def told(collector: Collector, model: Path, home: Path) -> list[dict[str, Any]]:
         otlp_endpoint=collector.url,
         data_dir=home / "data",
     ) as server:
-        ask(server, "/v1/embeddings", {"input": ["w5", "w6 w7"]}, **{"x-request-id": "abc-1"})
+        body, headers = {"input": ["w5", "w6 w7"]}, {"x-request-id": "abc-1"}
+        httpx2.post(f"{server.url}/v1/embeddings", json=body, headers=headers).raise_for_status()
     return [json.loads(line) for line in server.log.read_text().splitlines()]
 
 
@@ -73,13 +67,18 @@ def test_a_copy_of_the_database_that_sqlite_makes_while_it_serves_is_whole(
 ) -> None:
     data, copies = tmp_path / "data", tmp_path / "copies"
     copies.mkdir()
+    with opened_keys(Settings(data_dir=data)) as keys:
+        secret = keys.create(KeySpec(name="app")).secret
+    headers = {"authorization": f"Bearer {secret}"}
     with serving(tmp_path, str(model), data_dir=data) as server:
-        ask(server, "/v1/embeddings", {"input": "w5"})
+        url = f"{server.url}/v1/embeddings"
+        httpx2.post(url, json={"input": "w5"}, headers=headers).raise_for_status()
         with (
             closing(sqlite3.connect(data / "accounts.db")) as source,
             closing(sqlite3.connect(copies / "accounts.db")) as copy,
         ):
             source.backup(copy)
-        assert b"fledge_usage_unwritten_seconds" in ask(server, "/metrics")
-    with opened_keys(Settings(data_dir=copies)) as keys:
-        assert keys.list() == []
+    with serving(tmp_path, str(model), data_dir=copies) as server:
+        url = f"{server.url}/v1/embeddings"
+        assert httpx2.post(url, json={"input": "w5"}).status_code == 401
+        httpx2.post(url, json={"input": "w5"}, headers=headers).raise_for_status()

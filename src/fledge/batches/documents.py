@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,10 @@ FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 SUFFIX = ".json"
 PART_SUFFIX = ".part"
+
+_SETTLED_NS = 1_000_000_000
+"""Since it was written, before a document is taken to be the same by its stamp: the clock of a disk
+may tick slowly, and the next version may lie where this one was."""
 
 RecordT = TypeVar("RecordT", bound=Record)
 
@@ -121,7 +126,8 @@ class Documents(Generic[RecordT]):
                     continue  # removed just now
                 if record is not None:
                     found[name] = record
-        self._known = {name: one for name, one in self._known.items() if name in found}
+        # A copy: other threads add to it meanwhile. What they lose is read again.
+        self._known = {name: one for name, one in self._known.copy().items() if name in found}
         return sorted(found.values(), key=lambda one: (one.created, one.id))
 
     def write(self, record: RecordT) -> None:
@@ -183,5 +189,6 @@ class Documents(Generic[RecordT]):
             # Its text may hold names: they stay out of the log.
             _log.error("%s is damaged, and counts as not there", path.name)
             return None
-        self._known[path.name] = (stamp, record)
+        if time.time_ns() - stamp.modified_ns > _SETTLED_NS:
+            self._known[path.name] = (stamp, record)
         return record
