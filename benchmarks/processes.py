@@ -196,7 +196,7 @@ class Server(Process):
             urllib.request.urlopen(request, timeout=60).close()  # noqa: S310 - likewise
         with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310 - likewise
             content, headers = response.read(), dict(response.headers)
-        usual = ("date", "content-length", "content-type")
+        usual = ("date", "connection", "content-length", "content-type")
         return content, {n: v for n, v in headers.items() if n.lower() not in usual}
 
     def _answers(self) -> bool:

@@ -5,14 +5,14 @@
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import typer
 from pydantic import BaseModel
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from fledge.catalog.shipped import shipped_entries
+from fledge.catalog.shipped import hosted_entries, shipped_entries
 from fledge.cli.main import app
 from fledge.engine.architectures.registry import FAMILIES
 from fledge.engine.chain import ROUTERS
@@ -20,9 +20,12 @@ from fledge.engine.lane import Lane
 from fledge.engine.modules import DENSE_ACTIVATIONS, POOLING_MODES, READERS
 from fledge.engine.static_recipe import STATIC_KINDS
 from fledge.prompts import INPUT_TYPES
+from fledge.providers.presets import PRESETS
 from fledge.service import Service
 from fledge.settings import ENV_PREFIX, Settings
+from fledge.settings_shapes import each_of
 from fledge.testing import FakeBackend
+from fledge.types import ModelEntry
 
 WIDTH = 88
 
@@ -38,17 +41,18 @@ def _rows(model: type[BaseModel], prefix: str, variable: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True, validated_data={})
         if isinstance(default, BaseModel):
-            yield from _rows(type(default), f"{name}.", f"{variable}{name.upper()}__")
+            yield from _rows(type(default), f"{prefix}{name}.", f"{variable}{name.upper()}__")
             continue
         shown = _shown(name, default)
         yield f"| `{prefix}{name}` | `{variable}{name.upper()}` | {shown} | {field.description} |"
-        if isinstance(default, dict):
-            section = get_args(field.annotation)[1]
+        if section := each_of(field.annotation):
             yield from (
                 f'| `{name}."org/name".{inner}` | in `{variable}{name.upper()}` '
                 f"| {_shown(inner, below.default)} | {below.description} |"
                 for inner, below in section.model_fields.items()
             )
+    if section := each_of(model):
+        yield from _rows(section, f"{prefix}NAME.", f"{variable}NAME__")
 
 
 def _shown(name: str, default: Any) -> str:
@@ -145,6 +149,26 @@ def catalogue() -> str:
         for one in shipped_entries()
     ]
     return "\n".join(rows)
+
+
+def presets() -> str:
+    """The providers that Fledge knows by name, and what they call models of the catalogue."""
+    rows = [
+        "| name | variable of its key | where | models that the catalogue knows there |",
+        "|---|---|---|---|",
+    ]
+    entries = [*shipped_entries(), *hosted_entries()]
+    for name, preset in PRESETS.items():
+        models = [_at(name, one) for one in entries if name in one.provider_ids]
+        rows.append(
+            f"| `{name}` | `{preset.key_variable}` | `{preset.base_url}` | {', '.join(models)} |"
+        )
+    return "\n".join(rows)
+
+
+def _at(provider: str, entry: ModelEntry) -> str:
+    called = entry.provider_ids[provider]
+    return f"`{entry.id}`" + ("" if called == entry.id else f" as `{called}`")
 
 
 def _known(value: object) -> object:

@@ -8,6 +8,11 @@ from types import ModuleType
 from typing import NoReturn
 
 import pytest
+from hypothesis import settings
+
+# A machine that is busy with other tests is slow, and nothing is wrong with that.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -20,7 +20,7 @@ from fledge.names import format_bytes, is_loopback
 from fledge.service import Service
 from fledge.settings import Settings
 from fledge.settings_fields import ModelSettings
-from fledge.stores import open_accounts, open_cache
+from fledge.stores import NO_DATABASE, open_accounts, open_cache
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.traces import check_tracing
 from fledge.types import ModelEntry, Precision
@@ -112,10 +112,15 @@ def check_exposure(settings: Settings, accounts: Accounts) -> None:
         SettingsError: there is no key, and the address is not loopback.
     """
     if not accounts.has_keys:
+        missing = (
+            "since database_url is none, and so there are no keys: set it"
+            if settings.database_url == NO_DATABASE
+            else "since there is no key yet: make one with `fledge keys create NAME`"
+        )
         raise SettingsError(
             f"listening on {settings.host} would let anybody who reaches it use this server, "
-            "since there is no key yet: make one with `fledge keys create NAME`, keep to "
-            "127.0.0.1, or pass --no-auth if something in front of it checks callers"
+            f"{missing}, keep to 127.0.0.1, or pass --no-auth if something in front of it checks "
+            "callers"
         )
 
 

@@ -31,6 +31,10 @@ and body. A message says what was wrong, the limit, the value, and what to do.
         OutOfMemory           it does not fit into the memory that models may take
       ModelLoading            not warm yet; carries about how much longer it will take
       BackendUnavailable      a deployment that cannot take work: being unloaded, or dead
+      ProviderError           a provider did not answer as it should
+        ProviderUnavailable   it cannot be reached, is busy, or gave no right answer: others may
+        ProviderRefused       it refused what the caller sent
+          ProviderDenied      it refused this server: its key, its plan, its names
       Stopping                the server is about to exit, and takes no more requests
       ComputeError            the engine failed on accepted work, or its result is not finite
       SettingsError           a setting that is unknown or out of range
@@ -247,6 +251,62 @@ class BackendUnavailable(FledgeError):
     """The deployment cannot take work: it is being unloaded, or it died."""
 
     code = "backend_unavailable"
+
+
+class CannotCarry(InvalidRequest):
+    """The provider cannot be asked for this, such as token ids; another deployment may be."""
+
+    code = "not_carried"
+
+
+class ProviderError(FledgeError):
+    """A provider did not answer as it should.
+
+    The message holds at most a short line of the provider's own words, and neither a text nor a
+    key.
+
+    Attributes:
+        provider: its name.
+        status: what it answered with; None: with nothing that can be read.
+        retry_after_s: seconds after which it may be asked again, if it said so.
+    """
+
+    code = "provider_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class ProviderUnavailable(ProviderError):
+    """It cannot be reached, is too slow or too busy, failed, or gave an answer that is none."""
+
+    code = "provider_unavailable"
+
+
+class ProviderRefused(ProviderError):
+    """It refused what the caller sent; another provider of the same model would too."""
+
+    code = "provider_refused"
+
+
+class ProviderDenied(ProviderRefused):
+    """It refused this server: the key, the plan, the address or the model's name there is wrong.
+
+    For the operator to mend. Another deployment may answer meanwhile, and the caller is not told
+    the provider's words.
+    """
+
+    code = "provider_denied"
 
 
 class Stopping(FledgeError):

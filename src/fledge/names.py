@@ -16,6 +16,7 @@ UNWRITABLE = {"Cc", "Cs"}
 """Unicode's categories of control characters and of halves of a pair."""
 LONGEST_QUOTED = 80
 DEFAULT_PORTS = {"http": 80, "https": 443}
+REDIS_PATH = re.compile(r"/?|/[0-9]{1,9}")
 HIDDEN = "***"
 SECRET_PARAMETER = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token|key)[^=&]*=)[^&#]*", re.I)
 
@@ -55,6 +56,20 @@ def listed(value: Any) -> Any:  # Any: what a variable, a file or a caller holds
         ) from None
 
 
+def mapped(value: Any) -> Any:  # Any: likewise
+    """Names and what they stand for, which a variable holds as JSON.
+
+    Raises:
+        ValueError: a text is none.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError(f'{quoted(value)} must be JSON, {{"one": "two"}}') from None
+
+
 def as_name(value: Any) -> Any:  # Any: what a variable, a file or a caller holds
     """A name or a path, if it is text at all: not empty, and such as files and answers can hold.
 
@@ -81,6 +96,37 @@ def as_url(value: Any) -> Any:  # Any: likewise
     if isinstance(value, str) and any(category(character) in UNWRITABLE for character in value):
         raise ValueError("it holds a control or half a character; leave that out")
     return value
+
+
+def as_redis_url(value: Any) -> Any:  # Any: likewise
+    """The address of a Redis: as `as_url`, and of a form in which nothing is overlooked.
+
+    Raises:
+        ValueError: no Redis can be there.
+    """
+    if not isinstance(as_url(value), str):
+        return value
+    if not _is_redis_url(value):
+        raise ValueError(
+            "must be redis://user:password@host:6379/0, rediss://... or unix://path, with %2F for "
+            "a / in the password and likewise for other marks"
+        )
+    return value
+
+
+def _is_redis_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname if parts.port != 0 else None
+    except ValueError:
+        return False
+    # A mark of a password that is not escaped ends the host too early.
+    if parts.fragment or "@" in parts.query:
+        return False
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    is_redis = parts.scheme in ("redis", "rediss")
+    return is_redis and bool(host) and REDIS_PATH.fullmatch(parts.path) is not None
 
 
 def without_password(url: str) -> str:

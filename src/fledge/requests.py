@@ -130,9 +130,10 @@ class Answer:
         return self.hit_count == len(self.token_counts)
 
     def again(self) -> "Answer":
-        """What would be told of it if it were given again: nothing took time, and no vectors."""
+        """What would be told of it if it were given again: nothing took time, and no vectors. Nor
+        the prompt, which may be as long as the request, and was told in a header."""
         facts = {one.name: getattr(self, one.name) for one in fields(Answer)}
-        return Answer(**facts | {"timings": Timings(), "standing": Standing()})
+        return Answer(**facts | {"timings": Timings(), "standing": Standing(), "prompt": Prompt()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ put in the order of the request, cut and normalized. Nothing here knows HTTP, a 
 engine.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Self
@@ -16,9 +17,9 @@ from fledge.accounts.charges import Charge, count_failure, estimate_tokens
 from fledge.answering import Answered, Answering, Part
 from fledge.cache.cache import Cache
 from fledge.catalog.catalog import Catalog
-from fledge.catalog.listed import Listed
+from fledge.catalog.listed import Listed, ListedProvider
 from fledge.catalog.traffic import Traffic
-from fledge.errors import FledgeError
+from fledge.errors import BackendUnavailable, FledgeError, ModelLoadError, ModelLoading
 from fledge.fixed import FixedDeployments, catalog_of
 from fledge.inputs import check_dimensions, check_inputs, item_path
 from fledge.names import is_loopback
@@ -63,6 +64,7 @@ class Service:
         settings: likewise.
         metrics: likewise.
         accounts: likewise.
+        providers_of: how a model stands at providers, for listings; by itself at none.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Service:
         self._catalog = catalog
         self._deployments = deployments
         self._answering = Answering(catalog, deployments, settings, cache)
+        self.providers_of: Callable[[ModelEntry], Sequence[ListedProvider]] = lambda _: ()
         self._traffic = Traffic()
         self._is_private = is_loopback(settings.host) and not settings.no_auth
         self.metrics.models.show(self._model_states)
@@ -166,6 +169,7 @@ class Service:
             self._deployments.status(entry),
             self._traffic.trending(entry.id),
             self._traffic.total(entry.id),
+            self.providers_of(entry),
         )
 
     async def embed(self, request: EmbedRequest) -> EmbedResponse:
@@ -278,8 +282,9 @@ class Service:
             raise
         self._check_model(caller, entry)
         tokens = 0 if caller.key is None else estimate_tokens(request.items)
-        async with Charge(self.accounts, caller, entry.id, tokens) as charge:
+        async with Charge(self.accounts, caller, self._counted_as(entry), tokens) as charge:
             answered = await self._answering.answer(entry, request, parts_of)
+            charge.model = entry.id
             charge.settle(
                 texts=len(request.items),
                 tokens=sum(sum(one.token_counts) for one in answered.results),
@@ -295,7 +300,7 @@ class Service:
             return self.settings.allow_any_model
         return self._is_private if caller.key is None else caller.is_admin
 
-    async def repeat(self, answer: Answer, caller: Caller) -> Standing | None:
+    async def repeat(self, model: str | None, answer: Answer, caller: Caller) -> Standing | None:
         """Let an answer be given once more, on a caller's account; how that stands afterwards.
 
         None: the model that runs is not the one that answered, and has to be asked.
@@ -303,18 +308,18 @@ class Service:
         Raises:
             Forbidden, LimitExceeded, LimitsUnavailable: the caller may not.
         """
-        entry = self._catalog.find(answer.card.id)
-        status = self._deployments.status(entry)
-        if status.state != "warm" or status.card is not answer.card:
-            return None
+        entry = self._catalog.find(model)
         self._check_model(caller, entry)
         texts, tokens = len(answer.token_counts), sum(answer.token_counts)
-        # Held for a moment, since a model that answers is in use.
-        async with (
-            self._deployments.use(entry, patience_s=0),
-            Charge(self.accounts, caller, entry.id, tokens) as charge,
-        ):
-            charge.settle(texts=texts, tokens=tokens, cache_hits=texts, compute_s=0.0)
+        try:
+            # Held for a moment, since a model that answers is in use.
+            async with self._deployments.use(entry, patience_s=0) as backend:
+                if backend.card is not answer.card:
+                    return None
+                async with Charge(self.accounts, caller, entry.id, tokens) as charge:
+                    charge.settle(texts=texts, tokens=tokens, cache_hits=texts, compute_s=0.0)
+        except (BackendUnavailable, ModelLoading, ModelLoadError):
+            return None  # which is found out, told and counted in the usual way
         self._answering.count_repeat(texts)
         self._traffic.count(entry.id)
         return charge.standing
@@ -323,18 +328,26 @@ class Service:
         try:
             caller.check_model(entry.id)
         except FledgeError:
-            count_failure(self.accounts, caller, entry.id)
+            count_failure(self.accounts, caller, self._counted_as(entry))
             raise
+
+    def _counted_as(self, entry: ModelEntry) -> str:
+        """The model of a request that may fail; empty for one that was only named as yet: where
+        any model of the hub may be, callers would make rows without end."""
+        return entry.id if entry in self._catalog else ""
 
     async def aclose(self) -> None:
         """Let requests end, write what was counted, and give back every model's memory."""
         try:
-            await self._answering.aclose()
+            # Beside each other: a cache whose disk hangs must not take the time of the usage.
+            closed = await asyncio.gather(
+                self._answering.aclose(), self.accounts.aclose(), return_exceptions=True
+            )
         finally:
-            try:
-                await self.accounts.aclose()
-            finally:
-                await self._deployments.aclose()
+            await self._deployments.aclose()
+        for error in closed:
+            if error is not None:
+                raise error
 
     def _prompt(
         self,

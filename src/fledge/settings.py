@@ -18,11 +18,13 @@ from fledge.settings_fields import (
     Folder,
     Hosts,
     HuggingFaceSettings,
+    IsNumber,
     Milliseconds,
     ModelSettings,
     Name,
     Names,
     Origins,
+    RedisUrl,
     Seconds,
     Section,
     Size,
@@ -31,6 +33,7 @@ from fledge.settings_fields import (
     default_cache_dir,
     default_data_dir,
 )
+from fledge.settings_providers import ProvidersSettings
 from fledge.settings_sources import Setting, Sources
 from fledge.types import LogFormat, Precision
 
@@ -211,7 +214,7 @@ class Settings(Section):
         "file. Vectors tell something about their texts: choose 0 where nothing of those may be "
         "written down.",
     )
-    redis_url: Url | None = Field(
+    redis_url: RedisUrl | None = Field(
         None,
         repr=False,
         description="Redis for instances that belong together, "
@@ -283,7 +286,25 @@ class Settings(Section):
         "`http://127.0.0.1:4318`: OTLP over HTTP. Unset: nobody. Needs the extra `otlp`. What the "
         "collector wants to know of its callers goes into `OTEL_EXPORTER_OTLP_HEADERS`.",
     )
+    allow_private_providers: bool = Field(
+        default=False,
+        description="Let providers be on this machine or in its network, as another Fledge, vLLM "
+        "or text-embeddings-inference of your own. Otherwise addresses that are not public are not "
+        "called, whatever name leads there.",
+    )
+    space_check: Literal["refuse", "off"] = Field(
+        "refuse",
+        description="Whether a deployment may stand in for another that embeds the same texts "
+        "otherwise. refuse: a few fixed texts are embedded at both first, and it may not. off: "
+        "nothing is compared; only where all run the same software with the same files.",
+    )
+    space_min_cosine: Annotated[float, IsNumber, Field(ge=0, le=1)] = Field(
+        0.99,
+        description="The least cosine between vectors of a text at two deployments that counts as "
+        "the same. 0.99 lets numbers of 8 bits pass; 0.999 asks for 16 bits at both.",
+    )
     huggingface: HuggingFaceSettings = Field(default=HuggingFaceSettings())
+    providers: ProvidersSettings = Field(default=ProvidersSettings())
     model: dict[Name, ModelSettings] = Field(
         default={},
         description='Sections for single models, `[model."org/name"]`; as a variable, JSON: '

@@ -9,8 +9,18 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field
 
-from fledge.names import as_host, as_name, as_origin, as_url, listed, quoted
-from fledge.settings_sources import A_SIZE, HoldsPassword
+from fledge.names import (
+    as_host,
+    as_name,
+    as_origin,
+    as_redis_url,
+    as_url,
+    listed,
+    mapped,
+    quoted,
+)
+from fledge.settings_shapes import HoldsPassword
+from fledge.settings_sources import A_SIZE
 from fledge.types import Precision
 
 YEAR_S = 365 * 24 * 3600
@@ -51,6 +61,7 @@ def as_size(value: Any) -> Any:  # Any: likewise
 
 Name: TypeAlias = Annotated[str, AfterValidator(as_name)]
 Url: TypeAlias = Annotated[str, AfterValidator(as_url), HoldsPassword]
+RedisUrl: TypeAlias = Annotated[str, AfterValidator(as_redis_url), HoldsPassword]
 Folder: TypeAlias = Annotated[Path, BeforeValidator(as_name)]
 Names: TypeAlias = Annotated[tuple[Name, ...], BeforeValidator(listed)]
 Hosts: TypeAlias = Annotated[
@@ -59,9 +70,13 @@ Hosts: TypeAlias = Annotated[
 Origins: TypeAlias = Annotated[
     tuple[Annotated[str, AfterValidator(as_origin)], ...], BeforeValidator(listed)
 ]
+ProviderIds: TypeAlias = Annotated[dict[Name, Name], BeforeValidator(mapped)]
+"""What is called otherwise elsewhere -> how."""
+
 IsNumber = BeforeValidator(as_number)
 Count: TypeAlias = Annotated[int, IsNumber, Field(ge=0, le=EXACT)]
 Milliseconds: TypeAlias = Annotated[float, IsNumber]
+HedgeAfter: TypeAlias = Annotated[Milliseconds, Field(gt=0, le=3_600_000)]
 Seconds: TypeAlias = Annotated[float, IsNumber, Field(le=YEAR_S)]
 Size: TypeAlias = Annotated[ByteSize, BeforeValidator(as_size), IsNumber, Field(ge=1024, le=EXACT)]
 SizeOrNone: TypeAlias = Annotated[ByteSize, BeforeValidator(as_size), IsNumber, Field(le=EXACT)]
@@ -81,7 +96,8 @@ def default_data_dir() -> Path:
 class Section(BaseModel):
     """Fields that cannot be changed, and none besides."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A value that is wrong may be an address with a password: errors do not repeat it.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class HuggingFaceSettings(Section):
@@ -117,4 +133,21 @@ class ModelSettings(Section):
         None,
         description="`false`: vectors of this model are never kept, in no tier. For texts that "
         "must not leave a trace, or that nobody ever sends twice.",
+    )
+    route: Names | None = Field(
+        None,
+        description="Where this model may run, in the order in which it is tried: names of "
+        'providers, and `local` for this machine; `["local"]` keeps its texts here. `["fastest"]` '
+        'or `["cheapest"]` lets measured time or the price decide, among all or, as `["cheapest", '
+        '"local", "nebius"]`, among those named. Unset: here first, then the providers in the '
+        "order of the settings.",
+    )
+    hedge_after_ms: HedgeAfter | None = Field(
+        None, description="As `providers.hedge_after_ms`, for this model alone."
+    )
+    providers: ProviderIds = Field(
+        {},
+        description='What providers call this model, as `{nebius = "Qwen/Qwen3-Embedding-8B"}`: '
+        "besides what the catalogue knows, and before it. An id that the catalogue does not have "
+        "becomes a model that runs at these providers alone.",
     )

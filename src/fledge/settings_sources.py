@@ -1,33 +1,40 @@
 """Where settings are written (a file, variables, flags), and what is wrong with them there.
 
-Knows no setting: all of it is read off a pydantic model, whose fields are values, sections
-(`[name]`), or sections of any name (`[name."org/name"]`). A setting goes by its key: the names on
-the way to it. Nothing here stops at a mistake: each becomes a line that names its place, and what
-is right takes part without it.
+Knows no setting: all of it is read off a pydantic model, as `fledge.settings_shapes` describes it.
+A setting goes by its key: the names on the way to it. Nothing here stops at a mistake: each becomes
+a line that names its place, and what is right takes part without it.
 """
 
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fledge.names import quoted, without_password
+from fledge.names import quoted
+from fledge.settings_shapes import (
+    Key,
+    contents,
+    each_of,
+    example,
+    fields_of,
+    inside,
+    is_secret,
+    is_value,
+    keys_of,
+    values_of,
+)
 
-Key: TypeAlias = tuple[str, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 DEFAULT, FLAG = "default", "flag"
-SET = "set"
-"""All that is ever shown of a secret."""
 NESTED = "__"
-ANY_NAME = "org/name"
 LONGEST_NAME = 100
 HUGE_BITS = 256
 
@@ -42,6 +49,7 @@ A_SIZE = 'a number of bytes, or a size as "8GB" or "6GiB"'
 MUST_BE = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
+    "dict_type": 'names and what they stand for, as {{"one" = "two"}}',  # doubled: it is a format
     "byte_size": A_SIZE,
     "byte_size_unit": A_SIZE,
     "float_parsing": "a number",
@@ -59,10 +67,6 @@ MUST_BE = {
     "tuple_type": 'a list, as ["one", "two"]',
 }
 """pydantic's type of error -> what the value must be."""
-
-
-class HoldsPassword:
-    """Marks the annotation of a text, an address, in which a password may stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,8 @@ class Sources(Generic[Model]):
 
     def in_force(self, settings: Model) -> list[Setting]:
         """Every setting, in the order of the model, with where it came from."""
-        return [Setting(dotted(key), value, self._source(key)) for key, value in _values(settings)]
+        values = values_of(settings)
+        return [Setting(dotted(key), value, self._source(key)) for key, value in values]
 
     def _source(self, key: Key) -> str:
         if key in self._written:
@@ -167,18 +172,20 @@ class Sources(Generic[Model]):
     ) -> None:
         """Note what stands at a key, a section field by field; `where` gives place and source."""
         place, source = where(key)
-        if _is_value(annotation):
+        if is_value(annotation):
             self._written[key] = Written(value, place, source)
             return
         if not isinstance(value, Mapping):
             # The value is not told: it may be a secret that belongs into the section.
             given = "a list" if isinstance(value, list) else "a single value"
-            self.mistakes.append(f"{place}: must be {_contents(annotation)}, not {given}")
+            self.mistakes.append(f"{place}: must be {contents(annotation)}, not {given}")
             return
+        if not value and key:
+            self._written.setdefault(key, Written({}, place, source))  # its being there says enough
         for name, inner in value.items():
             below = (*key, name)
-            inner_annotation = _inside(annotation, name)
-            if inner_annotation is None:
+            inner_annotation = inside(annotation, name)
+            if inner_annotation is None or _is_slip(annotation, name, inner):
                 problem = self._unknown(below, annotation, _from_inside if key else dotted)
                 self.mistakes.append(f"{where(below)[0]}: {problem}")
             else:
@@ -187,32 +194,37 @@ class Sources(Generic[Model]):
     def _read_variable(self, name: str, text: str, key: Key, prefix: str) -> None:
         place = name if name.isprintable() else quoted(name)
         annotation: Any = self._model
-        for depth, part in enumerate(key, start=1):
-            if _each(annotation) is not None:
-                whole = _variable(key[: depth - 1], prefix)
-                problem = f"unknown setting; set {whole} to JSON, {_example(annotation)}"
+        taken: Key = ()
+        for part in key:
+            fields = fields_of(annotation)
+            if fields is None and each_of(annotation) is not None:
+                whole = _variable(taken, prefix)
+                problem = f"unknown setting; set {whole} to JSON, {example(annotation)}"
             elif SERVICE_LINK.fullmatch(part):
                 problem = SERVICE_LINK_ADVICE
-            elif (inside := _inside(annotation, part)) is None:
-                problem = self._unknown(key[:depth], annotation, lambda it: _variable(it, prefix))
+            elif (below := inside(annotation, part)) is None:
+                unknown = (*taken, part)
+                problem = self._unknown(unknown, annotation, lambda it: _variable(it, prefix))
             else:
-                annotation = inside
+                # No shell has variables with hyphens, and sections of any name have no underscores.
+                taken = (*taken, part if part in (fields or ()) else part.replace("_", "-"))
+                annotation = below
                 continue
             self.mistakes.append(f"{place}: {problem}")
             return
-        if _is_value(annotation):
-            self._written[key] = Written(text, place, place)
+        if is_value(annotation):
+            self._written[taken] = Written(text, place, place)
         else:
-            self._read_json(text, annotation, key, place)
+            self._read_json(text, annotation, taken, place)
 
     def _read_json(self, text: str, annotation: Any, key: Key, variable: str) -> None:
         """A whole section in one variable."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError):
-            fields = [f"{variable}{NESTED}{name.upper()}" for name in _fields(annotation) or ()]
+            fields = [f"{variable}{NESTED}{name.upper()}" for name in fields_of(annotation) or ()]
             self.mistakes.append(
-                f"{variable} cannot be read: it must be JSON, {_example(annotation)}"
+                f"{variable} cannot be read: it must be JSON, {example(annotation)}"
                 + (f"; or set {', '.join(fields)}" if fields else "")
             )
             return
@@ -227,11 +239,13 @@ class Sources(Generic[Model]):
         """That nothing in the section goes by the key's last name, and what was probably meant."""
         *above, name = key
         name = name[:LONGEST_NAME].lower().replace("-", "_")
-        beside = {field: (*above, field) for field in _fields(annotation) or ()}
+        if advice := getattr(annotation, "elsewhere", {}).get(name):
+            return str(advice)
+        beside = {field: (*above, field) for field in fields_of(annotation) or ()}
         # The shorter keys last, so that a name at the top wins over the same one in a section.
-        known = sorted(_keys(self._model), key=len, reverse=True)
+        known = sorted(keys_of(self._model), key=len, reverse=True)
         anywhere = {handle: one for one in known for handle in ("_".join(one), one[-1])}
-        if _is_value(annotation):
+        if is_value(annotation):
             meant: Key | None = tuple(above)  # somebody names a part of it
         else:
             meant = anywhere.get(name) or _nearest(name, beside) or _nearest(name, anywhere)
@@ -267,42 +281,6 @@ def _variable(key: Key, prefix: str) -> str:
     return prefix + NESTED.join(key).upper()
 
 
-def _fields(annotation: Any) -> Mapping[str, Any] | None:
-    """Name -> annotation of a section's fields; None: no section."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {name: field.annotation for name, field in annotation.model_fields.items()}
-    return None
-
-
-def _each(annotation: Any) -> Any:
-    """What each of the sections of any name is; None: not such a thing."""
-    return get_args(annotation)[1] if get_origin(annotation) is dict else None
-
-
-def _inside(annotation: Any, name: str) -> Any:
-    """The annotation of a name in a section or in sections of any name; None: no such name."""
-    return _each(annotation) or (_fields(annotation) or {}).get(name)
-
-
-def _is_value(annotation: Any) -> bool:
-    return _fields(annotation) is None and _each(annotation) is None
-
-
-def _is_secret(annotation: Any) -> bool:
-    return _mentions(annotation, SecretStr)
-
-
-def _mentions(annotation: Any, kind: type) -> bool:
-    return annotation is kind or any(_mentions(inner, kind) for inner in get_args(annotation))
-
-
-def _keys(annotation: Any, above: Key = ()) -> Iterator[Key]:
-    """Every key that exists; of sections of any name none below."""
-    for name, inner in (_fields(annotation) or {}).items():
-        yield (*above, name)
-        yield from _keys(inner, (*above, name))
-
-
 def _keys_at(path: Sequence[int | str], keys: Sequence[Key]) -> list[Key]:
     """The settings that a path of pydantic's is in, or that are in it."""
     for length in range(len(path), 0, -1):
@@ -312,23 +290,6 @@ def _keys_at(path: Sequence[int | str], keys: Sequence[Key]) -> list[Key]:
     return []
 
 
-def _values(section: BaseModel, above: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every value, of secrets whether there is one; sections of any name as {} without any."""
-    for name, field in type(section).model_fields.items():
-        value, key = getattr(section, name), (*above, name)
-        if isinstance(value, BaseModel):
-            yield from _values(value, key)
-        elif isinstance(value, dict) and value:
-            for each, inner in value.items():
-                yield from _values(inner, (*key, each))
-        elif _is_secret(field.annotation):
-            yield key, SET if value else None
-        elif isinstance(value, str) and _mentions(field.annotation, HoldsPassword):
-            yield key, without_password(value)
-        else:
-            yield key, value
-
-
 def _nested(written: Mapping[Key, Written]) -> dict[str, Any]:
     """The values by key as the model takes them."""
     tree: dict[str, Any] = {}
@@ -336,8 +297,18 @@ def _nested(written: Mapping[Key, Written]) -> dict[str, Any]:
         section = tree
         for part in above:
             section = section.setdefault(part, {})
-        section[name] = one.value
+        if one.value == {}:
+            section.setdefault(name, {})  # others may have written into it
+        else:
+            section[name] = one.value
     return tree
+
+
+def _is_slip(annotation: Any, name: str, value: object) -> bool:
+    """Whether what would be a section of any name is rather a field whose name is misspelled."""
+    fields = fields_of(annotation) or {}
+    is_section = name in fields or isinstance(value, Mapping)
+    return not is_section and bool(get_close_matches(name[:LONGEST_NAME].lower(), fields))
 
 
 def _nearest(name: str, known: Mapping[str, Key]) -> Key | None:
@@ -345,27 +316,12 @@ def _nearest(name: str, known: Mapping[str, Key]) -> Key | None:
     return known[near[0]] if near else None
 
 
-def _contents(annotation: Any) -> str:
-    each = _each(annotation)
-    if each is not None:
-        return f"sections by name, each {_contents(each)}"
-    return f"a section with {', '.join(_fields(annotation) or ())}"
-
-
-def _example(annotation: Any) -> str:
-    each = _each(annotation)
-    if each is not None:
-        return f'{{"{ANY_NAME}": {_example(each)}}}'
-    first = next(iter(_fields(annotation) or ()))
-    return f'{{"{first}": ...}}'
-
-
 def _told(problem: ErrorDetails, model: type[BaseModel], key: Key) -> str:
     """What a value must be, and what it is unless that is secret."""
     annotation: Any = model
     for name in key:
-        annotation = _inside(annotation, name)
-    is_secret = _is_secret(annotation)
+        annotation = inside(annotation, name)
+    is_hidden = is_secret(annotation)
     kind, context = problem["type"], problem.get("ctx", {})
     if kind in MUST_BE:
         limits = {
@@ -373,8 +329,8 @@ def _told(problem: ErrorDetails, model: type[BaseModel], key: Key) -> str:
             for name, limit in context.items()
         }
         wanted = f"must be {MUST_BE[kind].format_map(limits)}"
-        return wanted if is_secret else f"{wanted}, not {_shown(problem['input'])}"
-    if is_secret:
+        return wanted if is_hidden else f"{wanted}, not {_shown(problem['input'])}"
+    if is_hidden:
         return "is not allowed, whatever it is: it is secret"
     return str(context["error"]) if kind == "value_error" else problem["msg"]
 

@@ -5,6 +5,7 @@ What is slow to import, or an extra, is looked up by name when the settings firs
 
 import asyncio
 import importlib
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from fledge.settings import Settings
 if TYPE_CHECKING:
     from fledge.accounts.database import Database
     from fledge.accounts.key_store import KeyStore
+
+_log = logging.getLogger(__name__)
 
 NO_DATABASE = "none"
 """The `database_url` of a server that keeps neither keys nor usage."""
@@ -154,6 +157,25 @@ def _describe_redis(settings: Settings) -> str:
     return f"{without_password(url)}: {f'does not answer: {reason}' if reason else 'answers'}"
 
 
+def warn_without_redis(settings: Settings) -> None:
+    """Say in the log that Redis does not answer, where there should be one. Blocks for a second.
+
+    Nothing needs it to start, so that a slip in its address would be seen at the first limit only.
+    """
+    url = settings.redis_url
+    if url is None:
+        return
+    try:
+        reason = asyncio.run(_found_with_redis("accounts.redis_line").probe(url))
+    except SettingsError:
+        return  # that is told by whoever needs it
+    if reason:
+        shown = without_password(url)
+        _log.warning(
+            "redis_url: %s does not answer: %s; going on without it until it does", shown, reason
+        )
+
+
 def open_accounts(settings: Settings) -> Accounts:
     """The accounts, counting and keeping up with the database. Blocks.
 
@@ -165,19 +187,20 @@ def open_accounts(settings: Settings) -> Accounts:
         return Accounts()
     make_limits = _limits(settings)
     database = open_database(settings)
+    keyring = _found("accounts.keyring").Keyring(
+        _found("accounts.key_store").KeyStore(database), max_stale_s=settings.keys_max_stale_s
+    )
     try:
-        keyring = _found("accounts.keyring").Keyring(
-            _found("accounts.key_store").KeyStore(database), max_stale_s=settings.keys_max_stale_s
-        )
         meter = _found("accounts.meter").Meter(database)
+        accounts: Accounts = _found("accounts.stored").StoredAccounts(
+            database, keyring, meter, make_limits
+        )
         keyring.start()
         meter.start()
     except BaseException:
+        keyring.close()
         database.close()
         raise
-    accounts: Accounts = _found("accounts.stored").StoredAccounts(
-        database, keyring, meter, make_limits
-    )
     return accounts
 
 

@@ -35,6 +35,9 @@ FailureKind: TypeAlias = Literal[
 Stage: TypeAlias = Literal["downloading", "waiting", "building"]
 """What a loading model is at: `waiting` is for other loads, or for memory to become free."""
 
+LOCAL = "local"
+"""The deployment of this very machine. No provider may be called so."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
@@ -63,6 +66,7 @@ class ModelEntry:
         is_gated: the hub wants its conditions accepted first.
         summary: what it is for, one sentence.
         created: the day on which it was published.
+        runs_locally: whether this machine may load it; else it runs at providers alone.
     """
 
     id: str
@@ -85,6 +89,7 @@ class ModelEntry:
     is_gated: bool = False
     summary: str = ""
     created: date | None = None
+    runs_locally: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +101,12 @@ class ModelCard:
         revision: the hub commit, or a fingerprint of a local folder's files.
         family: the architecture, as `config.json` spells it in `model_type`; of a static model
             its kind; of a model with several routes, all of theirs.
-        precision: what the deployment really computes in: never `auto`.
-        dimension: length of one vector.
-        max_seq_length: most tokens of one input, special tokens and prompt included.
-        vocab_size: token ids are below it.
+        precision: what the deployment really computes in: never `auto`; of a provider `fp32`,
+            whatever it computes in.
+        dimension: length of one vector; 0: not known before the first answer of a provider.
+        max_seq_length: most tokens of one input, special tokens and prompt included; 0: the
+            provider's secret.
+        vocab_size: token ids are below it; 0: the provider's secret.
         pooling: the pooling modes, in the order in which their vectors are concatenated.
         prompts: name -> text put before an input.
         default_prompt_name: the prompt used when a request names none; rarely set.
@@ -108,6 +115,8 @@ class ModelCard:
         matryoshka_dimensions: the shorter lengths it was trained for; empty when unknown.
         arithmetic: the version of what computed; raised when its numbers change.
         origin: where its files came from, for people: a path, a package, a hub.
+        deployment: where it runs: `local`, or the name of a provider.
+        provider_id: the provider's own name for it; "" where it runs locally.
     """
 
     id: str
@@ -125,6 +134,8 @@ class ModelCard:
     matryoshka_dimensions: tuple[int, ...] = ()
     arithmetic: str = ""
     origin: str = ""
+    deployment: str = LOCAL
+    provider_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,14 +206,17 @@ class EmbedResult:
     Attributes:
         vectors: `[n, dim]` float32, before a trailing Normalize unless `normalized`. Always finite.
         token_counts: `[n]`, tokens computed per item, prompt and special tokens included.
-        truncated: `[n]`, whether the item was cut.
+        truncated: `[n]`, whether the item was cut; of a provider that does not tell, whether it
+            may have been.
         normalized: whether the vectors came with length 1 (a provider may offer nothing else).
+        counts_estimated: whether some of `token_counts` are estimates; their sum may be exact.
     """
 
     vectors: Vectors
     token_counts: Sequence[int]
     truncated: Sequence[bool]
     normalized: bool = False
+    counts_estimated: bool = False
     timings: Timings = field(default_factory=Timings)
 
 

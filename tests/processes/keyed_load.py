@@ -23,7 +23,7 @@ from tests.static_folders import draw, save_static
 VOCAB, DIMENSION = 2000, 32
 MOST_WORDS = 8
 PATIENCE_S = 60
-_EVER = {"since": date(2000, 1, 1), "until": date(2100, 1, 1)}
+_BY_KEY = UsageQuery(since=date(2000, 1, 1), until=date(2100, 1, 1), group_by=("key",))
 _TABLE = draw(VOCAB, DIMENSION).astype(np.float64)
 
 
@@ -64,17 +64,20 @@ class Reply:
 
 
 class Client:
-    """One connection of one caller.
+    """One connection.
 
     Args:
         url: of a server.
         secret: of a key.
+
+    Attributes:
+        secret: likewise; another may be set.
     """
 
     def __init__(self, url: str, secret: str) -> None:
         host, port = url.removeprefix("http://").split(":")
         self._connection = HTTPConnection(host, int(port), timeout=PATIENCE_S)
-        self._headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+        self.secret = secret
 
     def close(self) -> None:
         self._connection.close()
@@ -86,7 +89,8 @@ class Client:
             OSError, HTTPException: the server is not there any more.
         """
         content = None if body is None else json.dumps(body)
-        self._connection.request(method, path, content, self._headers)
+        own = {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
+        self._connection.request(method, path, content, own)
         response = self._connection.getresponse()
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Reply(response.status, headers, json.loads(response.read()))
@@ -222,5 +226,5 @@ def used(database: Database, key_id: str) -> Used:
 
 def used_by_key(database: Database) -> dict[str, Used]:
     """By key id."""
-    rows = usage_report(database, UsageQuery(**_EVER, group_by=("key",)))
+    rows = usage_report(database, _BY_KEY)
     return {one["key_id"]: Used(one["requests"], one["tokens"], one["errors"]) for one in rows}

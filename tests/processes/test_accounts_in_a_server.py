@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, text
 
-from fledge.accounts.database import Database, open_database
+from fledge.accounts.database import open_database
 from fledge.accounts.key_store import KeyStore
 from fledge.accounts.keys import KeySpec, NewKey
 from fledge.accounts.meter import Meter

@@ -1,25 +1,23 @@
 """Servers that are killed while they fill their cache, and a Redis that comes and goes."""
 
 import json
-import os
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fledge.cli.main import app
 from fledge.types import Vectors
+from tests.processes.forked_server import Servers
 from tests.processes.redis_server import RedisServer, redis_server
-from tests.servers import environment, serving
+from tests.servers import serving
 from tests.static_folders import draw, save_static
 
 KILLS = 20
@@ -28,9 +26,6 @@ AT_ONCE = 16
 PATIENCE_S = 30
 BUDGET_BYTES = 2**21
 """Small, so that entries leave while others come."""
-
-_PROCESSES = get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["fledge.cli.server", "fledge.engine.loader", "fledge.stores"])
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
@@ -137,50 +132,6 @@ class Load:
             raise self._failures[0]
 
 
-class Victim:
-    """`fledge serve` in a process that is to be killed.
-
-    It is a fork of one that has everything imported: twenty starts would take longer than the test.
-    """
-
-    def __init__(self, home: Path, number: int, settings: Mapping[str, Any]) -> None:
-        self._out, self._log = home / f"out-{number}.txt", home / "log.txt"
-        self._out.touch()
-        variables = environment(home, settings, online=False)
-        self._process = _PROCESSES.Process(
-            target=_serve, args=(variables, self._out, self._log), daemon=True
-        )
-        self._process.start()
-
-    def url(self) -> str:
-        """Where it is, as soon as it says so."""
-        until_s = time.monotonic() + PATIENCE_S
-        while not (greeting := self._out.read_text()).endswith("\n"):
-            assert self._process.is_alive(), self._log.read_text()
-            assert time.monotonic() < until_s, "the server does not start"
-            time.sleep(0.005)
-        return greeting.split(" on ")[1].split()[0].rstrip(",.;")
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-
-
-def _kill_all(victims: Sequence[Victim]) -> None:
-    for victim in victims:
-        victim.kill()
-
-
-def _serve(variables: Mapping[str, str], out: Path, log: Path) -> None:
-    os.environ.clear()
-    os.environ.update(variables)
-    for path, descriptor in ((out, 1), (log, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - until it is killed
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - likewise
-    app(["serve", "--port", "0"])
-
-
 def test_a_cache_is_whole_after_its_server_was_killed_twenty_times_while_it_filled_it(
     tmp_path: Path, model: Path
 ) -> None:
@@ -194,20 +145,17 @@ def test_a_cache_is_whole_after_its_server_was_killed_twenty_times_while_it_fill
     generator = np.random.default_rng(3)
     log, found = tmp_path / "log.txt", 0
     older: list[int] = []
-    with ExitStack() as stack:
-        victims = [Victim(tmp_path, number, settings) for number in range(2)]
-        stack.callback(_kill_all, victims)
+    with Servers(tmp_path, settings, ahead=1) as servers:
         for kill in range(KILLS):
-            url = victims[kill].url()
-            if len(victims) < KILLS:
-                victims.append(Victim(tmp_path, len(victims), settings))  # it starts meanwhile
+            server = servers.take()
+            url = server.url()
             with closing(connected(url)) as connection:
                 found += ask(connection, older) if older else 0
             load = Load(url, kill * 20_000, is_to_be_killed=True)
             load.wait_for(int(generator.integers(100, 400)))
             older = load.answered[:AT_ONCE]
             time.sleep(generator.uniform(0, 0.05))  # any moment will do
-            victims[kill].kill()
+            server.kill()
             load.stop()
     assert found > 0
     assert "damaged" not in log.read_text()

@@ -22,9 +22,13 @@ class Notebook(Accounts):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[UsageRecord] = []
+        self.is_closed = False
 
     def count(self, record: UsageRecord) -> None:
         self.records.append(record)
+
+    async def aclose(self) -> None:
+        self.is_closed = True
 
 
 class Place:

@@ -58,11 +58,30 @@ SAMPLES: Mapping[str, tuple[str, Any]] = {
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "otlp_endpoint": ("http://collector:4318", "http://collector:4318"),
+    "allow_private_providers": ("true", True),
+    "space_check": ("off", "off"),
+    "space_min_cosine": ("0.999", 0.999),
     "huggingface.single_input": ("flat", "flat"),
+    "providers.enabled": ("nebius,hf-inference", ("nebius", "hf-inference")),
+    "providers.hedge_after_ms": ("250", 250.0),
+    "providers.hf-inference.enabled": ("false", False),
+    "providers.hf-inference.shape": ("openai", "openai"),
+    "providers.hf-inference.base_url": ("https://a.example/v1", "https://a.example/v1"),
+    "providers.hf-inference.api_key_env": ("A_KEY", "A_KEY"),
+    "providers.hf-inference.api_key_file": ("/run/key", Path("/run/key")),
+    "providers.hf-inference.ca_file": ("/run/ca.pem", Path("/run/ca.pem")),
+    "providers.hf-inference.timeout_s": ("5", 5.0),
+    "providers.hf-inference.max_concurrent_requests": ("3", 3),
+    "providers.hf-inference.price_per_million_tokens": ("0.01", 0.01),
+    "providers.hf-inference.monthly_budget": ("20", 20.0),
+    "providers.hf-inference.models": ('{"a/one": "one"}', {"a/one": "one"}),
     'model."org/name".keep_alive_s': ("60", 60.0),
     'model."org/name".pinned': ("true", True),
     'model."org/name".precision': ("bf16", "bf16"),
     'model."org/name".cache': ("false", False),
+    'model."org/name".route': ("nebius,local", ("nebius", "local")),
+    'model."org/name".hedge_after_ms': ("250", 250.0),
+    'model."org/name".providers': ('{"nebius": "one"}', {"nebius": "one"}),
 }
 """Every setting by its name in the file: as a text may have it, and what becomes of that."""
 
@@ -105,7 +124,6 @@ def table(settings: Mapping[str, Any]) -> str:
 
 def place(setting: str, spelled: Any) -> tuple[str, str]:
     """The variable that gives one setting, and its text."""
-    first, *rest = setting.split(".", maxsplit=1)
-    if first != "model":
-        return f"FLEDGE_{'__'.join([first, *rest]).upper()}", str(spelled)
+    if not setting.startswith("model."):
+        return f"FLEDGE_{setting.replace('.', '__').replace('-', '_').upper()}", str(spelled)
     return "FLEDGE_MODEL", json.dumps({"org/name": {setting.rpartition(".")[2]: spelled}})

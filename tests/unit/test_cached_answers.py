@@ -27,7 +27,7 @@ from fledge.stores import open_cache
 from fledge.testing import FakeBackend, FakeDeployments, fake_card
 from fledge.types import EmbedJob, EmbedResult, ModelEntry, Truncation
 from tests.unit.cache.fakes import FakeTier, settle
-from tests.unit.cached import Place
+from tests.unit.cached import Notebook, Place
 from tests.unit.engine.lifecycle.fakes import World
 
 LONG = "word " * 30
@@ -349,6 +349,40 @@ async def test_every_size_may_be_0(tmp_path: Any, memory_bytes: int, files_bytes
     assert hits[1] in ((3,) if memory_bytes else (0, 3) if files_bytes else (0,))
     assert hits[2] == (3 if files_bytes else 0)
     assert (tmp_path / "vectors").exists() == bool(files_bytes)
+
+
+async def test_a_cache_that_does_not_close_keeps_no_usage_from_being_written() -> None:
+    class Stuck(FakeTier):
+        may_close = asyncio.Event()
+
+        async def aclose(self) -> None:
+            await self.may_close.wait()
+            await super().aclose()
+
+    stuck, other = Stuck("files"), FakeTier("redis")
+    place = Place(stuck, other)
+    closing = asyncio.create_task(place.service.aclose())
+    await settle()
+    assert place.accounts.is_closed
+    assert other.is_closed
+    assert not place.deployments.is_closed
+    stuck.may_close.set()
+    await closing
+    assert stuck.is_closed
+    assert place.deployments.is_closed
+
+
+async def test_usage_has_no_names_that_callers_made_up() -> None:
+    accounts, deployments = Notebook(), FakeDeployments()
+    catalog = Catalog([ModelEntry(id="fledge/fake")], allows_any=True)
+    service = Service(catalog, deployments, Settings(allow_any_model=True), accounts=accounts)
+    for model in ("nobody/has-it", "fledge/fake"):
+        deployments.errors[model] = ModelLoadError("it is not there")
+        with pytest.raises(ModelLoadError):
+            await service.embed(EmbedRequest(inputs=["a"], model=model))
+    await service.embed(EmbedRequest(inputs=["a"], model="somebody/has-it"))
+    counted = [(one.model, one.errors) for one in accounts.records]
+    assert counted == [("", 1), ("fledge/fake", 1), ("somebody/has-it", 0)]
 
 
 def test_without_a_cache_several_event_loops_may_ask_at_once() -> None:

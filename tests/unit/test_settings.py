@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from fledge.errors import SettingsError
 from fledge.settings import Settings, load_settings, read_settings
 from fledge.settings_fields import ModelSettings
+from fledge.settings_providers import ProviderSettings, ProvidersSettings
 from tests.unit.settings_files import SAMPLES, place, toml, written
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -19,11 +20,11 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_is_documented_and_has_a_sample_here() -> None:
-    with written("[model.'org/name']\npinned = true"):
+    with written("[model.'org/name']\n[providers.hf-inference]"):
         names = {one.name for one in read_settings().in_force}
     fields = [
         field
-        for section in (Settings, ModelSettings)
+        for section in (Settings, ModelSettings, ProvidersSettings, ProviderSettings)
         for field in section.model_fields.values()
         if not isinstance(field.default, BaseModel)
     ]

@@ -1,9 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from fledge.errors import SettingsError
-from fledge.settings import load_settings, read_settings
+from fledge.settings import Settings, load_settings, read_settings
 from tests.unit.settings_files import SAMPLES, mistakes, place, written
 
 
@@ -286,3 +288,19 @@ def test_what_is_right_is_in_force_beside_mistakes() -> None:
     assert (reading.settings.threads, reading.settings.port) == (2, 8080)
     assert sources["threads"] == "fledge.toml"
     assert sources["port"] == "default; FLEDGE_PORT is wrong"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"redis_url": "redis//:geheim@host"},
+        {"database_url": "postgresql://user:geheim@host/name\n"},
+        {"api_key": ["geheim"]},
+    ],
+)
+def test_a_program_that_gives_a_wrong_address_is_not_shown_its_password(
+    wrong: dict[str, Any],
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Settings(**wrong)
+    assert "geheim" not in f"{raised.value} {raised.value!r}"

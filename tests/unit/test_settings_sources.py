@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validat
 from fledge.errors import SettingsError
 from fledge.settings import Settings, load_settings, read_settings
 from fledge.settings_fields import ModelSettings
+from fledge.settings_providers import ProviderSettings
 from fledge.settings_sources import Sources
 from tests.unit.settings_files import SAMPLES, table, written
 
@@ -21,11 +22,16 @@ TIMES = [name for name in SAMPLES if name.endswith(("_s", "_ms")) and "." not in
 ANY_NAME = st.text(st.characters(exclude_characters="\0=", codec="utf-8"))
 
 
-@given(name=ANY_NAME, above=st.sampled_from([(), ("huggingface",), ("model", "org/name")]))
+SECTIONS_ABOVE = ((), ("huggingface",), ("model", "org/name"), ("providers", "nebius"))
+
+
+@given(name=ANY_NAME, above=st.sampled_from(SECTIONS_ABOVE))
 @hypothesis_settings(deadline=None)
 def test_any_unknown_name_in_the_file_is_refused(name: str, above: tuple[str, ...]) -> None:
     assume(name not in Settings.model_fields)
     assume(name not in ModelSettings.model_fields)
+    assume(name not in ProviderSettings.model_fields)
+    assume(name.lower().replace("-", "_") not in ProviderSettings.elsewhere)
     assume(name != "single_input")
     value: Any = {name: 1}
     for section in reversed(above):
@@ -66,12 +72,19 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 KEYS = st.sampled_from(sorted(Settings.model_fields)) | TEXTS
-INNER_KEYS = st.sampled_from(["single_input", *ModelSettings.model_fields]) | TEXTS
+INNER_KEYS = (
+    st.sampled_from(
+        ["single_input", *ModelSettings.model_fields, *ProviderSettings.model_fields, "api_key"]
+    )
+    | TEXTS
+)
+PROVIDERS = st.sampled_from(["nebius", "enabled", "hedge_after_ms", "local", "NEBIUS"]) | TEXTS
 SECTIONS = st.dictionaries(INNER_KEYS, VALUES, max_size=3)
 TABLES = st.dictionaries(KEYS, VALUES, max_size=6) | st.fixed_dictionaries(
     {},
     optional={
         "huggingface": VALUES | SECTIONS,
+        "providers": VALUES | st.dictionaries(PROVIDERS, VALUES | SECTIONS, max_size=3),
         "model": VALUES | st.dictionaries(TEXTS, VALUES | SECTIONS, max_size=3),
     },
 )
@@ -118,6 +131,8 @@ def test_whatever_stands_in_variables_gives_settings_or_mistakes(
     json_texts = {
         "FLEDGE_HUGGINGFACE": json.dumps(section, default=str),
         "FLEDGE_MODEL": json.dumps(sections, default=str),
+        "FLEDGE_PROVIDERS": json.dumps(sections, default=str),
+        "FLEDGE_PROVIDERS__NEBIUS": json.dumps(section, default=str),
     }
     with written(**{**json_texts, **names}):
         check_reading()

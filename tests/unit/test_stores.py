@@ -1,5 +1,6 @@
 """Where keys, usage and vectors live, by the settings; what is told of it where it fails."""
 
+import threading
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fledge.stores import (
     open_database,
     opened_keys,
     report_usage,
+    warn_without_redis,
 )
 
 ALWAYS = UsageQuery(since=date(2000, 1, 1), until=date(2100, 1, 1), group_by=())
@@ -67,6 +69,15 @@ def test_without_a_database_there_are_no_accounts() -> None:
         open_database(settings)
 
 
+def test_accounts_that_cannot_be_opened_leave_no_thread_behind(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with pytest.raises(SettingsError, match="Redis URL of the limits"):
+        open_accounts(
+            Settings(data_dir=tmp_path).model_copy(update={"redis_url": "ftp://127.0.0.1"})
+        )
+    assert set(threading.enumerate()) <= before
+
+
 def test_a_folder_that_cannot_be_made_is_a_setting_that_is_wrong() -> None:
     with pytest.raises(SettingsError, match="/dev/null/x cannot be made: Not a directory"):
         open_accounts(Settings(data_dir=Path("/dev/null/x")))
@@ -96,9 +107,10 @@ def test_what_answers_is_told_and_nothing_is_made_for_it(tmp_path: Path) -> None
     [
         ("database_url", "postgresql://me:geheim@127.0.0.1:1/x", "me:***@127.0.0.1:1/x: the acc"),
         ("database_url", "mysql://me:geheim@db/x", "knows sqlite and postgresql"),
-        ("database_url", "me:geheim@db", "***: the database's URL is malformed"),
+        ("database_url", "me:geheim@db", "***: database_url is malformed"),
+        ("database_url", "postgresql://me:x@geheim#@127.0.0.1/x", "database_url is malformed"),
+        ("database_url", "postgresql://me:x@geheim/x@127.0.0.1/x", "database_url is malformed"),
         ("redis_url", "redis://:geheim@127.0.0.1:1/0", "***@127.0.0.1:1/0: does not answer: Error"),
-        ("redis_url", "http://:geheim@127.0.0.1", "does not answer: the Redis URL of the limits"),
     ],
 )
 def test_what_does_not_answer_says_why_without_a_password(
@@ -108,6 +120,16 @@ def test_what_does_not_answer_says_why_without_a_password(
     assert words in told
     assert "geheim" not in told
     assert len(told.splitlines()) == 1
+
+
+def test_a_redis_that_does_not_answer_is_told_of_when_a_server_starts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    warn_without_redis(Settings())
+    assert not caplog.messages
+    warn_without_redis(Settings(redis_url="redis://:geheim@127.0.0.1:1/0"))
+    (told,) = caplog.messages
+    assert "redis_url: redis://:***@127.0.0.1:1/0 does not answer" in told
 
 
 def test_a_file_that_is_no_database_says_so(tmp_path: Path) -> None:

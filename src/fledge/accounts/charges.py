@@ -25,11 +25,11 @@ class Charge:
     Args:
         accounts: where it is counted.
         caller: whose account it is on.
-        model: the public id.
+        model: the public id, as far as it is known.
         tokens: about how many there will be.
 
     Attributes:
-        model: likewise.
+        model: likewise; what it is at the end is counted.
     """
 
     __slots__ = ("_accounts", "_caller", "_record", "_reservation", "_tokens", "model")

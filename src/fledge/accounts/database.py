@@ -6,6 +6,7 @@ here and nowhere else.
 
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -29,6 +30,13 @@ _log = logging.getLogger(__name__)
 _BUSY_S = 5.0
 _STATEMENT_S = 10.0
 _IS_WRITE = "fledge_is_write"
+# What else stands where the host should is a part of a password, which would be told.
+_HOST = re.compile(r"[\w.:,%~/-]*")
+_MALFORMED = (
+    "database_url is malformed; write it as sqlite:////folder/file.db or "
+    "postgresql://user:password@host/name, with %40 for an @ in the password and likewise for "
+    "other marks, or as none"
+)
 _POSTGRES_NAMES = ("postgresql", "postgresql+psycopg", "postgres")
 
 
@@ -131,16 +139,18 @@ def _parsed(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         # from None, and without the value: it may hold a password
-        raise SettingsError("the database's URL is malformed; write it as sqlite:///file") from None
+        raise SettingsError(_MALFORMED) from None
     if parsed.drivername == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
-            raise SettingsError("the database's URL names no file; write it as sqlite:///file")
+            raise SettingsError("database_url names no file; write it as sqlite:////folder/file.db")
         path = Path(parsed.database).expanduser().absolute()
         return parsed.set(drivername="sqlite+pysqlite", database=str(path))
     if parsed.drivername in _POSTGRES_NAMES:
+        if not _HOST.fullmatch(parsed.host or "") or "@" in (parsed.database or ""):
+            raise SettingsError(_MALFORMED)
         return parsed.set(drivername="postgresql+psycopg")
     raise SettingsError(
-        f"the database's URL begins with {parsed.drivername}; Fledge knows sqlite and postgresql"
+        f"database_url begins with {parsed.drivername}; Fledge knows sqlite and postgresql"
     )
 
 

@@ -54,6 +54,7 @@ class Keyring:
         self._now = now
         self._monotonic = monotonic
         self._version: Version | None = None
+        self._had_any = False
         self._refreshed: float | None = None
         # Written by `refresh` alone, under its lock; read without one, since every reading is a
         # single look-up, which the interpreter does not interrupt.
@@ -67,8 +68,12 @@ class Keyring:
 
     @property
     def has_any(self) -> bool:
-        """Whether a key was ever made, even if none lives any more."""
-        return self._version is not None and self._version.counter > 0
+        """Whether a key was ever made, even if none lives any more.
+
+        Once it is so, it stays so: a server that strangers reach must not open to them because an
+        empty database was put in the place of its own.
+        """
+        return self._had_any
 
     def start(self) -> None:
         """Read every key, then keep up with the database until `close`.
@@ -143,6 +148,7 @@ class Keyring:
             for one in changes.keys:
                 self._replace(one)
         self._version = changes.version
+        self._had_any = self._had_any or changes.version.counter > 0
 
     def _replace(self, stored: StoredKey) -> None:
         """The new secrets first: a rotation must not leave a moment in which none is valid."""

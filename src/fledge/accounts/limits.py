@@ -275,12 +275,21 @@ def _concurrency_refusal(limit: int | None, books: Books) -> LimitExceeded | Non
     )
 
 
+def _span(seconds: float) -> str:
+    """A time of up to a month, for people."""
+    for name, unit_s in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
 def _budget_refusal(budget: int | None, tokens: int, books: Books) -> LimitExceeded | None:
     if budget is None or books.spent + tokens <= budget:
         return None
+    when = f"; a new month begins in {_span(books.month_left_s)}" if tokens <= budget else ""
     return BudgetExceeded(
         f"this key may use {budget} tokens a calendar month (UTC), and {books.spent} are used or "
-        f"reserved; this request has about {tokens}",
+        f"reserved; this request has about {tokens}{when}",
         limit="budget",
         allowed=budget,
         used=books.spent,

@@ -15,6 +15,7 @@ import secrets
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
+from contextvars import Context
 from itertools import count
 from typing import Any
 
@@ -42,6 +43,10 @@ PREFIX = "fledge:limits:1:"
 LEASE_S = 15.0
 """How long the places of an instance that died stay taken."""
 
+PATIENCE_WITHOUT_FALLBACK_S = 0.5
+"""How long a request waits for Redis where it would be refused without: a busy machine, which holds
+up everybody for a moment, is no reason to send callers away."""
+
 MOST_OWED = 10_000
 """Reservations whose last word Redis may not have heard."""
 
@@ -56,7 +61,8 @@ class RedisLimits:
         url: `redis://`, `rediss://` or `unix://`. Not a cluster.
         fallback: what holds while Redis does not answer; None: every request is refused then.
         spent: what was counted for a holder this month; None: only what passes here counts.
-        patience_s: how long a request waits for Redis.
+        patience_s: how long a request waits for Redis; None: `PATIENCE_S`, or without a fallback
+            `PATIENCE_WITHOUT_FALLBACK_S`.
         lease_s: as `LEASE_S`.
 
     Raises:
@@ -69,9 +75,11 @@ class RedisLimits:
         *,
         fallback: Limits | None,
         spent: SpentTokens | None = None,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
         lease_s: float = LEASE_S,
     ) -> None:
+        if patience_s is None:
+            patience_s = PATIENCE_WITHOUT_FALLBACK_S if fallback is None else PATIENCE_S
         self._fallback = fallback
         self._spent = spent
         self._lease_s = lease_s
@@ -160,7 +168,7 @@ class RedisLimits:
         )
         self._running[reservation.label] = reservation
         if self._renewing is None:
-            self._renewing = asyncio.create_task(self._keep_renewing())
+            self._renewing = asyncio.create_task(self._keep_renewing(), context=Context())
 
     async def finish(self, reservation: "_RedisReservation", tokens: int) -> None:
         """Say what a reservation was, and wait a little until that was heard. Never fails."""

@@ -152,8 +152,8 @@ class Meter:
 
         What cannot be written is lost, and told in the log.
         """
-        self._ticker.stop(timeout_s)
         deadline = time.monotonic() + timeout_s
+        self._ticker.stop(timeout_s)
         while True:
             try:
                 self.flush()

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from typing import Any
 
 from redis.asyncio import Redis
@@ -141,7 +142,8 @@ class Line:
             self._lose([call])
             return call
         if self._task is None:
-            self._task = asyncio.create_task(self._speak())
+            # For all requests: its lines in the log are none of the one that came first.
+            self._task = asyncio.create_task(self._speak(), context=Context())
         self._calls.append(call)
         self._has_calls.set()
         self._is_idle.clear()
@@ -155,8 +157,11 @@ class Line:
                 async with asyncio.timeout(GIVE_UP_S):
                     await self._is_idle.wait()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            # In Python 3.11 `wait_for`, which redis-py writes with, may overlook that it has been
+            # cancelled.
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=GIVE_UP_S)
             self._task = None
         self._lose(self._calls)
         self._calls.clear()

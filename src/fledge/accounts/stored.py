@@ -106,11 +106,15 @@ class StoredAccounts(Accounts):
 
     async def aclose(self) -> None:
         """Write what was counted, and let go of the database."""
-        await self._limits.aclose()
-        await asyncio.to_thread(self.close)
+        try:
+            await self._limits.aclose()
+        finally:
+            await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """The same where no loop runs."""
-        self.meter.close()
-        self.keyring.close()
-        self._database.close()
+        try:
+            self.meter.close()
+        finally:
+            self.keyring.close()
+            self._database.close()

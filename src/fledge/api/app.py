@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
@@ -14,7 +15,7 @@ from fledge.api.errors import HUGGING_FACE, OPENAI
 from fledge.api.files import Files
 from fledge.api.hub import Hub
 from fledge.api.huggingface import INFERENCE
-from fledge.api.keys import Keys, unless_client_leaves
+from fledge.api.keys import Keys
 from fledge.api.legacy import Legacy
 from fledge.api.middleware.authenticate import Authenticate
 from fledge.api.middleware.draining import Drain, RefuseWhileDraining
@@ -24,7 +25,7 @@ from fledge.api.middleware.origin import CheckOrigin
 from fledge.api.models import Models
 from fledge.api.openai import EMBEDDINGS
 from fledge.api.rerank import RERANK, RERANK_V1
-from fledge.api.routing import LeanApp, add_routes, speaking
+from fledge.api.routing import LeanApp, add_routes, speaking, unless_client_leaves
 from fledge.api.runner import Runner
 from fledge.api.system import System
 from fledge.api.usage import Usage
@@ -70,6 +71,15 @@ _EXPOSED_HEADERS = (
     "x-should-retry",
 )
 
+# `Observe` does it. FastAPI's own would send what it finds in the environment's variables.
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+
 
 def create_app(
     service: Service,
@@ -114,14 +124,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=_layers(service, settings, drain, tracing),
-        # `Observe` does it. FastAPI's own would send what it finds in the environment's variables.
-        telemetry={
-            "tracing": False,
-            "metrics": False,
-            "logs": False,
-            "operation_spans": False,
-            "auto_configure": False,
-        },
+        telemetry=_NO_TELEMETRY,
     )
     _add_inference(app, Runner(service, settings, metrics))
     models = Models(service, settings)

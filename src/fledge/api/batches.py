@@ -10,18 +10,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fledge.api.batch_lines import EmbeddingLines
-from fledge.api.bodies import Body, parse_fields, parse_json, read_body, wrong_type
+from fledge.api.bodies import Body, parse_fields, parse_json, read_in_time, wrong_type
 from fledge.api.fields import refuse_if_strict
 from fledge.api.files import check_kept_s, list_object
 from fledge.api.middleware.authenticate import caller_of
-from fledge.api.queries import Query, Text, parse_query
+from fledge.api.queries import Query, Text, last, parse_query
 from fledge.api.rendering import JsonResponse, dump, header_names
 from fledge.batches.files import KEPT_S
 from fledge.batches.paging import page_of
 from fledge.batches.records import Batch, Status
 from fledge.batches.runner import Runner
 from fledge.batches.store import BatchSpec, BatchStore
-from fledge.errors import DeadlineExceeded, InvalidRequest
+from fledge.errors import InvalidRequest
 from fledge.names import quoted
 from fledge.service import Service
 from fledge.settings import Settings
@@ -44,10 +44,6 @@ _MOMENTS: tuple[Status, ...] = (
 )
 
 
-def _last(values: list[str]) -> str:
-    return values[-1]
-
-
 class BatchBody(Body):
     """The body of `POST /v1/batches`."""
 
@@ -68,7 +64,7 @@ class BatchesQuery(Query):
     """The parameters of `GET /v1/batches`."""
 
     after: Text = Field(None, description="The id of the last batch of the page before.")
-    limit: Annotated[Annotated[int, Field(ge=1, le=100)] | None, BeforeValidator(_last)] = Field(
+    limit: Annotated[Annotated[int, Field(ge=1, le=100)] | None, BeforeValidator(last)] = Field(
         None, description="Most batches of a page; 20 if absent."
     )
 
@@ -120,7 +116,9 @@ class Batches:
     async def create(self, request: Request) -> Response:
         """Make a batch of an uploaded file. It is looked at after the answer."""
         notes = self._notes(request)
-        body = parse_fields(BatchBody, parse_json(await self._body(request)))
+        timeout_s = self._settings.request_timeout_s
+        data = parse_json(await read_in_time(request, timeout_s, _MOST_BODY_BYTES))
+        body = parse_fields(BatchBody, data)
         if unknown := body.unknown_fields():
             refuse_if_strict(unknown, self._settings)
             notes |= {"x-fledge-ignored": header_names(unknown)}
@@ -155,16 +153,6 @@ class Batches:
     def _poke(self) -> None:
         if self._runner is not None:
             self._runner.poke()
-
-    async def _body(self, request: Request) -> bytes:
-        timeout_s = self._settings.request_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await read_body(request.scope, request.receive, _MOST_BODY_BYTES)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the body did not arrive within {timeout_s:g} s, the time-out of this server"
-            ) from None
 
     def _notes(self, request: Request) -> dict[str, str]:
         return parse_query(BatchQuery, request).notes(self._settings)

@@ -4,15 +4,17 @@ What every dialect shares. A dialect declares its fields as a `Body`, from which
 document is made too, so that the two cannot disagree.
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
 from starlette.types import Receive, Scope
 
-from fledge.errors import BodyTooLarge, InvalidRequest, MalformedBody
+from fledge.errors import BodyTooLarge, DeadlineExceeded, InvalidRequest, MalformedBody
 from fledge.inputs import check_lengths
 from fledge.settings import Settings
 from fledge.types import Item
@@ -26,6 +28,7 @@ _EXPECTED = {
     "string_type": "a string",
     "bool_type": "true or false",
     "int_type": "a whole number",
+    "float_type": "a number",
     "list_type": "a list",
     "dict_type": "an object",
     "model_type": "an object",
@@ -84,6 +87,22 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         if not message.get("more_body", False):
             return b"".join([*chunks, chunk]) if chunks else chunk
         chunks.append(chunk)
+
+
+async def read_in_time(request: Request, timeout_s: float, max_bytes: int) -> bytes:
+    """The whole body, if it comes within some seconds.
+
+    Raises:
+        DeadlineExceeded: it did not.
+        BodyTooLarge, MalformedBody, ClientLeft: as `read_body`.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await read_body(request.scope, request.receive, max_bytes)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the body did not arrive within {timeout_s:g} s, the time-out of this server"
+        ) from None
 
 
 def parse_json(body: bytes) -> Any:

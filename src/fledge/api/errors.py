@@ -40,6 +40,10 @@ from fledge.errors import (
     ModelNotFound,
     NotAllowed,
     Overloaded,
+    ProviderDenied,
+    ProviderError,
+    ProviderRefused,
+    ProviderUnavailable,
     Stopping,
     StorageUnavailable,
     Unauthorized,
@@ -128,6 +132,15 @@ TABLE: dict[type[FledgeError], Row] = {
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         error_type="Unhealthy",
         safe_message="the model cannot be reached now; the server's log says why",
+    ),
+    # Its message has at most a short line of the provider's own words.
+    ProviderError: Row(status=HTTPStatus.BAD_GATEWAY, error_type="Backend"),
+    ProviderUnavailable: Row(status=HTTPStatus.SERVICE_UNAVAILABLE, error_type="Unhealthy"),
+    ProviderRefused: Row(status=HTTPStatus.BAD_REQUEST, error_type="Validation"),
+    ProviderDenied: Row(
+        status=HTTPStatus.BAD_GATEWAY,
+        error_type="Backend",
+        safe_message="the model's provider does not answer this server; the server's log says why",
     ),
     Stopping: Row(status=HTTPStatus.SERVICE_UNAVAILABLE, error_type="Unhealthy"),
     ComputeError: Row(
@@ -338,9 +351,11 @@ def _retry_after_s(error: FledgeError) -> float | None:
             return None
         case Overloaded() | LimitExceeded() | LimitsUnavailable():
             return error.retry_after_s
-        case ModelLoadError() if error.retry_after_s is not None:
+        case ModelLoadError() | ProviderUnavailable() if error.retry_after_s is not None:
             return error.retry_after_s
         case ModelLoadError() | BackendUnavailable() | DatabaseUnavailable():
+            return _RETRY_AFTER_S
+        case ProviderUnavailable():
             return _RETRY_AFTER_S
         case Stopping():
             return _STOPPING_RETRY_AFTER_S

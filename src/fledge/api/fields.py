@@ -1,6 +1,7 @@
 """Fields that several dialects share: their types, and what they mean to the service."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Protocol, TypeAlias, cast
 
@@ -209,6 +210,10 @@ def refuse_if_strict(ignored: Sequence[str], settings: Settings) -> None:
         )
 
 
+# One for each model that runs, in every answer.
+_sha = lru_cache(maxsize=256)(header_value)
+
+
 def compute_headers(character_count: int, answer: Answer, elapsed_s: float) -> dict[str, str]:
     """What every dialect tells of the work, in the words of the hub's own servers.
 
@@ -222,7 +227,7 @@ def compute_headers(character_count: int, answer: Answer, elapsed_s: float) -> d
         "x-compute-type": "cache" if answer.is_kept else "cpu",
         "x-compute-time": f"{max(0.0, elapsed_s - timings.load_ms / 1000):.3f}",
         "x-compute-tokens": str(sum(answer.token_counts)),
-        "x-sha": header_value(answer.card.revision),
+        "x-sha": _sha(answer.card.revision),
     }
     if timings.load_ms >= 1:
         headers["x-load-time"] = str(round(timings.load_ms))

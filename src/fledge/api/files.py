@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 
 from fledge.accounts.callers import Caller
 from fledge.api.middleware.authenticate import caller_of
-from fledge.api.queries import Query, Text, parse_query
+from fledge.api.queries import Query, Text, last, parse_query
 from fledge.api.rendering import JsonResponse, dump, header_names
 from fledge.api.uploads import Form, read_form
 from fledge.batches.files import KEPT_S, FileStore, Upload
@@ -31,18 +31,14 @@ _UNNAMED = "upload.jsonl"
 _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
-def _last(values: list[str]) -> str:
-    return values[-1]
-
-
 class FilesQuery(Query):
     """The parameters of `GET /v1/files`."""
 
     after: Text = Field(None, description="The id of the last file of the page before.")
-    limit: Annotated[Annotated[int, Field(ge=1, le=10_000)] | None, BeforeValidator(_last)] = Field(
+    limit: Annotated[Annotated[int, Field(ge=1, le=10_000)] | None, BeforeValidator(last)] = Field(
         None, description="Most files of a page; 10,000 if absent."
     )
-    order: Annotated[Literal["asc", "desc"] | None, BeforeValidator(_last)] = Field(
+    order: Annotated[Literal["asc", "desc"] | None, BeforeValidator(last)] = Field(
         None, description="By the time of creation; `desc`, the newest first, if absent."
     )
     purpose: Text = Field(None, description="Only files of this purpose.")

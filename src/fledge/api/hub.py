@@ -165,7 +165,7 @@ def _details(one: Listed) -> dict[str, Any]:
         **known(
             author=one.owner,
             sha=card and card.revision,
-            inference="warm" if one.status.state == "warm" else None,
+            inference="warm" if one.state == "warm" else None,
             createdAt=entry.created and f"{entry.created.isoformat()}T00:00:00.000Z",
             cardData=known(license=entry.license, language=list(entry.languages)),
             # How many numbers of each type they are, only the files say.
@@ -174,19 +174,28 @@ def _details(one: Listed) -> dict[str, Any]:
     }
 
 
-def _mapping(one: Listed) -> Mapping[str, Any]:
-    """Who serves a model, as a single one tells it."""
-    return {PROVIDER: _deployment(one)}
+def _mapping(one: Listed) -> dict[str, Any]:
+    """Who serves a model, as a single one tells it.
+
+    First this server, under the name that its clients know, since they take the first one; then
+    the providers, whose names are paths here.
+    """
+    others = {
+        at.name: _deployment(at.provider_id, is_live=at.is_live)
+        for at in one.providers
+        if at.name != PROVIDER
+    }
+    return {PROVIDER: _deployment(one.id, is_live=one.is_live), **others}
 
 
 def _mappings(one: Listed) -> Sequence[Mapping[str, Any]]:
     """The same, as lists tell it."""
-    return [{"provider": PROVIDER, **_deployment(one)}]
+    return [{"provider": name, **deployment} for name, deployment in _mapping(one).items()]
 
 
-def _deployment(one: Listed) -> dict[str, str]:
-    status = "error" if one.status.state == "failed" else "live"
-    return {"status": status, "providerId": one.id, "task": _TASK}
+def _deployment(provider_id: str, *, is_live: bool) -> dict[str, str]:
+    status = "live" if is_live else "error"
+    return {"status": status, "providerId": provider_id, "task": _TASK}
 
 
 def _number_of(id: str) -> str:

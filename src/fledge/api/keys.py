@@ -1,9 +1,7 @@
 """Admin routes for keys: make, list, show, revoke, rotate. A secret is in one answer, once."""
 
-import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import wraps
 from http import HTTPStatus
 from typing import Literal
 from urllib.parse import quote
@@ -15,16 +13,14 @@ from starlette.responses import Response
 from fledge.accounts.keys import ANY_MODEL, Key, KeySpec, NewKey, describe
 from fledge.accounts.moments import moment
 from fledge.api.admins import check_admin
-from fledge.api.bodies import Body, BodyT, ClientLeft, parse_fields, parse_json, read_body
+from fledge.api.bodies import Body, BodyT, parse_fields, parse_json, read_in_time
 from fledge.api.queries import Flag, Query, parse_query
 from fledge.api.rendering import JsonResponse, dump
-from fledge.api.routing import Endpoint
-from fledge.errors import DeadlineExceeded, UnknownField
+from fledge.errors import UnknownField
 from fledge.names import quoted
 from fledge.service import Service
 from fledge.settings import Settings
 
-_CLIENT_LEFT_STATUS = 499
 _SECRET = {"cache-control": "no-store"}
 
 
@@ -130,14 +126,8 @@ class Keys:
             UnknownField: it has others. Elsewhere those are ignored, but a limit with a slip in
                 its name would be none.
         """
-        timeout_s = self._settings.request_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                data = await read_body(
-                    request.scope, request.receive, self._settings.max_body_bytes
-                )
-        except TimeoutError:
-            raise DeadlineExceeded(f"the body did not arrive within {timeout_s:g} s") from None
+        settings = self._settings
+        data = await read_in_time(request, settings.request_timeout_s, settings.max_body_bytes)
         body = parse_fields(kind, parse_json(data) if data or not may_be_empty else {})
         if unknown := body.unknown_fields():
             raise UnknownField(
@@ -145,19 +135,6 @@ class Keys:
                 field=unknown[0],
             )
         return body
-
-
-def unless_client_leaves(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, for bodies whose sender may go away."""
-
-    @wraps(endpoint)
-    async def answer(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except ClientLeft:
-            return Response(status_code=_CLIENT_LEFT_STATUS)
-
-    return answer
 
 
 def _spec(body: KeyBody) -> KeySpec:

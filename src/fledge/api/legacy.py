@@ -41,7 +41,7 @@ class Legacy:
         """Whether a model is loaded, or would be."""
         one = self._service.model(request.path_params["model_id"])
         body = {
-            "loaded": one.status.state == "warm",
+            "loaded": one.state == "warm",
             "state": _state(one),
             "compute_type": "cpu",
             "framework": LIBRARY,
@@ -52,7 +52,7 @@ class Legacy:
         """The warm models of a framework."""
         name = request.path_params["framework"]
         if name in _OWN_FRAMEWORKS:
-            warm = [one for one in self._service.models() if one.status.state == "warm"]
+            warm = [one for one in self._service.models() if one.state == "warm"]
             return JsonResponse(dump([{"model_id": one.id, "task": TASKS[0]} for one in warm]))
         if name in _OTHER_FRAMEWORKS:
             return JsonResponse(dump([]))
@@ -71,7 +71,7 @@ class Legacy:
 
 
 def _state(one: Listed) -> str:
-    match one.status.state:
+    match one.state:
         case "warm":
             return "Loaded"
         case "failed":
@@ -84,7 +84,7 @@ def _info(one: Listed) -> dict[str, Any]:
     card = one.card
     return {
         "id": one.id,
-        "state": one.status.state,
+        "state": one.state,
         "model_id": one.id,
         "model_sha": card and card.revision,
         **known(

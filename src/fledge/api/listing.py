@@ -23,6 +23,8 @@ Condition: TypeAlias = Callable[[Listed], bool]
 Value = TypeVar("Value")
 
 _ANY_PROVIDER = ("all", PROVIDER)
+"""Every model is to be had from this server."""
+
 _INFERENCE: Mapping[str, frozenset[State]] = {
     "warm": frozenset({"warm"}),
     "cold": frozenset({"cold", "loading", "failed"}),
@@ -80,7 +82,9 @@ class Selection(Query):
         None, description="`warm`: loaded now. `cold`: not loaded; these load when asked for."
     )
     inference_provider: Words = Field(
-        (), description="This server is `hf-inference`; `all` has it too, any other name nothing."
+        (),
+        description="Names of providers, of which one must have the model. This server is "
+        "`hf-inference`, and has all; `all` are all.",
     )
     pipeline_tag: Words = Field(
         (),
@@ -116,7 +120,7 @@ class Selection(Query):
         if self.inference is not None:
             found.append(is_in(choice("inference", self.inference, _INFERENCE)))
         if self.inference_provider:
-            found.append(always(overlaps(self.inference_provider, _ANY_PROVIDER)))
+            found.append(partial(_is_at, lowered(self.inference_provider)))
         if self.pipeline_tag:
             found.append(always(overlaps(self.pipeline_tag, TASKS)))
         if self.gated is not None:
@@ -190,7 +194,7 @@ def always(value: bool) -> Condition:  # noqa: FBT001 - the condition is the val
 
 def is_in(states: frozenset[State]) -> Condition:
     """That the model's state is one of these."""
-    return lambda one: one.status.state in states
+    return lambda one: one.state in states
 
 
 def mentions(name: str, text: str) -> Condition:
@@ -243,6 +247,10 @@ def known(**values: Any) -> dict[str, Any]:
         for name, value in values.items()
         if value is not None and value not in ("", [], {})
     }
+
+
+def _is_at(providers: frozenset[str], one: Listed) -> bool:
+    return overlaps(providers, _ANY_PROVIDER) or any(at.name in providers for at in one.providers)
 
 
 def _is_by(author: str, one: Listed) -> bool:

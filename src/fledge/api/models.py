@@ -26,13 +26,16 @@ from fledge.api.listing import (
 )
 from fledge.api.queries import Count, CountPerPage, Flag, Query, Text, Words, bad_value, parse_query
 from fledge.api.rendering import JsonResponse, dump
-from fledge.catalog.listed import Listed
+from fledge.catalog.listed import Listed, ListedProvider
 from fledge.errors import InvalidRequest
 from fledge.service import Service
 from fledge.settings import Settings
 from fledge.types import State
 
 DEFAULT_PER_PAGE = 100
+NANOS = 10**9
+"""Money is counted in billionths."""
+
 _MODALITIES = ("embedding", "embeddings")
 # The last three are Featherless's words.
 _STATES: Mapping[str, State] = {
@@ -144,7 +147,7 @@ class Models:
             "created": created,
             "owned_by": one.owner or "fledge",
             "name": one.id.rpartition("/")[2],
-            "status": status.state,
+            "status": one.state,
             "pinned": status.is_pinned,
             "recommended": entry.is_recommended,
             "gated": entry.is_gated,
@@ -164,6 +167,7 @@ class Models:
                 **_use(one),
                 loading=_loading(one),
                 error=_error(one),
+                providers=[_provider(at) for at in one.providers],
             ),
             **facts(one),
         }
@@ -201,6 +205,27 @@ def _paged(found: list[Listed], query: ModelsQuery) -> tuple[list[Listed], dict[
 
 def _unix_time(day: date) -> int:
     return timegm(day.timetuple())
+
+
+def _provider(at: ListedProvider) -> dict[str, Any]:
+    """A provider as the Hugging Face router lists it, and what is known besides.
+
+    Prices are of a million tokens; vectors cost nothing to give out.
+    """
+    nanos = at.price_nanos_per_million_tokens
+    return {
+        "provider": at.name,
+        "status": "live" if at.is_live else "error",
+        "provider_id": at.provider_id,
+        **known(
+            pricing=None if nanos is None else {"input": nanos / NANOS, "output": 0},
+            is_free=None if nanos is None else not nanos,
+            latency_ms=None if at.latency_ms is None else round(at.latency_ms, 1),
+            space=at.space,
+            cosine=None if at.least_cosine is None else round(at.least_cosine, 5),
+            error=at.reason,
+        ),
+    }
 
 
 def _memory_bytes(one: Listed) -> int | None:

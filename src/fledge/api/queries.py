@@ -50,7 +50,8 @@ class Query(BaseModel):
 QueryT = TypeVar("QueryT", bound=Query)
 
 
-def _last(values: list[str]) -> str:
+def last(values: list[str]) -> str:
+    """What counts of a parameter that was repeated."""
     return values[-1]
 
 
@@ -58,11 +59,11 @@ def _split(values: list[str]) -> list[str]:
     return [word for value in values for part in value.split(",") if (word := part.strip())]
 
 
-Text: TypeAlias = Annotated[str | None, BeforeValidator(_last)]
-Flag: TypeAlias = Annotated[bool | None, BeforeValidator(_last)]
-Count: TypeAlias = Annotated[Annotated[int, Field(ge=1, le=_MOST)] | None, BeforeValidator(_last)]
+Text: TypeAlias = Annotated[str | None, BeforeValidator(last)]
+Flag: TypeAlias = Annotated[bool | None, BeforeValidator(last)]
+Count: TypeAlias = Annotated[Annotated[int, Field(ge=1, le=_MOST)] | None, BeforeValidator(last)]
 CountPerPage: TypeAlias = Annotated[
-    Annotated[int, Field(ge=1, le=MOST_PER_PAGE)] | None, BeforeValidator(_last)
+    Annotated[int, Field(ge=1, le=MOST_PER_PAGE)] | None, BeforeValidator(last)
 ]
 Words: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_split)]
 """Several words: repeated, or with commas between."""

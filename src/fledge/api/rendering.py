@@ -1,7 +1,8 @@
 """Values to bytes: JSON bodies and header values that are safe whatever a client sent."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,15 @@ class JsonResponse(Response):
     """Bytes of JSON. The type has no charset: some old clients compare it as a whole."""
 
     media_type = "application/json"
+
+    def with_headers(self, more: Mapping[str, str]) -> "JsonResponse":
+        """The same with more headers."""
+        if not more:
+            return self
+        twin = copy(self)
+        own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in more.items()]
+        twin.raw_headers = [*self.raw_headers, *own]
+        return twin
 
 
 def dump(value: Any) -> bytes:

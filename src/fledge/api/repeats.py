@@ -6,20 +6,20 @@ long as to look the vectors up. A client that repeats itself repeats its bytes, 
 too, from the third time on: the first time computes, the second finds every text in the cache.
 
 An answer depends on the bytes of the body, the path, and the headers that dialects are shown
-(`READ_HEADERS`); on the model that runs, which is compared by its card, since a model that was
-loaded anew has another one; and on settings, which do not change. Who asks, and whether they may,
-is looked at anew each time, and so is the time it took. Whoever asks for a new computation puts it
-in the place of what was kept of the same texts, in whatever requests they stand: then all is
-forgotten.
+(`READ_HEADERS`); on the model that has the name now and runs, which is compared by its card, since
+a model that was loaded anew has another one; and on settings, which do not change. Who asks, and
+whether they may, is looked at anew each time. Whoever asks for a new computation puts it in the
+place of what was kept of the same texts, in whatever requests they stand: then all is forgotten.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from starlette.datastructures import Headers
 
+from fledge.api.rendering import JsonResponse
 from fledge.requests import Answer
 
 READ_HEADERS = ("x-use-cache", "x-wait-for-model")
@@ -31,7 +31,7 @@ LARGEST_BODY_BYTES = 2**18
 _ENTRY_BYTES = 4096
 """What an entry takes besides its bytes: the objects of an answer and of its headers."""
 
-Key: TypeAlias = tuple[int, bytes, tuple[tuple[str, str], ...], tuple[Any, ...]]
+Key: TypeAlias = tuple[int, int, bytes, tuple[tuple[str, str], ...], tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,13 @@ class Given:
 
     Attributes:
         answer: what is told of it; of one that is kept, without vectors and scores.
-        content: the body.
-        headers: the dialect's own, from the answer and the seconds it took.
-        notes: those that say what was done to the request.
+        model: as the request named it.
+        response: its bytes and its headers, but for those about limits.
     """
 
     answer: Answer
-    content: bytes
-    headers: Callable[[Answer, float], dict[str, str]]
-    notes: Mapping[str, str]
+    model: str | None
+    response: JsonResponse
 
 
 class Repeats:
@@ -63,6 +61,7 @@ class Repeats:
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self.size_bytes = 0
+        self._times_cleared = 0
         self._entries: OrderedDict[Key, Given] = OrderedDict()
 
     def key(
@@ -71,7 +70,7 @@ class Repeats:
         """What makes a request the same as another; None for one that is not worth keeping."""
         if not self.budget_bytes or len(body) > LARGEST_BODY_BYTES:
             return None
-        return id(operation), body, shown(headers), tuple(path.items())
+        return self._times_cleared, id(operation), body, shown(headers), tuple(path.items())
 
     def get(self, key: Key) -> Given | None:
         """What was answered before."""
@@ -92,7 +91,8 @@ class Repeats:
             self.size_bytes -= _bytes(*self._entries.popitem(last=False))
 
     def clear(self) -> None:
-        """Forget all answers."""
+        """Forget all answers, and those of requests that are still being answered."""
+        self._times_cleared += 1
         self._entries.clear()
         self.size_bytes = 0
 
@@ -109,4 +109,7 @@ def shown(headers: Headers) -> tuple[tuple[str, str], ...]:
 
 
 def _bytes(key: Key, given: Given) -> int:
-    return len(key[1]) + len(given.content) + 8 * len(given.answer.token_counts) + _ENTRY_BYTES
+    _, _, body, headers, path = key
+    named = sum(len(str(value)) for _, value in (*headers, *path))
+    content_bytes = len(given.response.body) + 8 * len(given.answer.token_counts)
+    return len(body) + named + content_bytes + _ENTRY_BYTES

@@ -6,12 +6,13 @@ from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fledge.api.bodies import ClientLeft
 from fledge.api.errors import (
     Dialect,
     Failure,
@@ -25,6 +26,8 @@ from fledge.errors import FledgeError, ModelLoading
 
 Endpoint: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
+# What others log for a client that left; it is never seen by anybody else.
+_CLIENT_LEFT_STATUS = 499
 _ERROR_TYPES = {404: "NotFound", 405: "MethodNotAllowed"}
 
 
@@ -63,10 +66,36 @@ class LeanApp(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Our layers, around the routes."""
         self.router.default = answer_unrouted
-        app: ASGIApp = self.router
+        app: ASGIApp = Shortcut(self.router)
         for layer in reversed(self.user_middleware):
             app = layer.cls(app, *layer.args, **layer.kwargs)
         return app
+
+
+class Shortcut:
+    """The routes, of which those without parameters are found by a look-up.
+
+    A router tries its routes one after another, by regular expressions.
+    """
+
+    def __init__(self, router: APIRouter) -> None:
+        self._router = router
+        self._routes: dict[tuple[str, str], LeanRoute] = {}
+        for route in router.routes:
+            if isinstance(route, LeanRoute) and not route.param_convertors:
+                for method in route.methods or ():
+                    self._routes.setdefault((method, route.path), route)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, as ASGI asks."""
+        route = None
+        if scope["type"] == "http":
+            route = self._routes.get((scope["method"], scope["path"]))
+        if route is None:
+            await self._router(scope, receive, send)
+        else:
+            scope["route"], scope["path_params"] = route, {}
+            await route.app(scope, receive, send)
 
 
 def add_routes(
@@ -113,6 +142,19 @@ def speaking(dialect: Dialect, endpoint: Endpoint) -> Endpoint:
             response = error_response(error, dialect, request.scope[REQUEST_ID])
         await hold_back(response, dialect)
         return response
+
+    return answer
+
+
+def unless_client_leaves(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, for bodies whose sender may go away."""
+
+    @wraps(endpoint)
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ClientLeft:
+            return Response(status_code=_CLIENT_LEFT_STATUS)
 
     return answer
 

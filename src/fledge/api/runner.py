@@ -5,7 +5,6 @@ request and how to render its answer. Time limits, clients that leave, fields th
 and the headers about them are handled here, once.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,25 +15,21 @@ from starlette.responses import Response
 
 from fledge.accounts.callers import Caller
 from fledge.accounts.limit_fields import limit_fields
-from fledge.api.bodies import ClientLeft, parse_json, read_body
+from fledge.api.bodies import parse_json, read_in_time
 from fledge.api.disconnect import DisconnectWatch
 from fledge.api.errors import Dialect
 from fledge.api.fields import refuse_if_strict
 from fledge.api.middleware.authenticate import caller_of
 from fledge.api.rendering import JsonResponse, header_names, header_value
 from fledge.api.repeats import Given, Repeats, shown
-from fledge.api.routing import Endpoint, speaking
-from fledge.errors import DeadlineExceeded
+from fledge.api.routing import Endpoint, speaking, unless_client_leaves
 from fledge.prompts import Prompt
 from fledge.requests import Answer, CompareRequest, EmbedRequest
 from fledge.service import Service
 from fledge.settings import Settings
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.notes import request_notes
-from fledge.types import Standing
 
-# What others log for a client that left; it is never seen by anybody else.
-_CLIENT_LEFT_STATUS = 499
 # What `x-fledge-prompt` says of a prompt that has no name.
 _OWN_TEXT = "custom"
 
@@ -96,21 +91,19 @@ class Runner:
         """The function that a route calls."""
 
         async def endpoint(request: Request) -> Response:
-            try:
-                return await self._answer(operation, request)
-            except ClientLeft:
-                return Response(status_code=_CLIENT_LEFT_STATUS)
+            return await self._answer(operation, request)
 
-        return speaking(operation.dialect, endpoint)
+        return speaking(operation.dialect, unless_client_leaves(endpoint))
 
     async def _answer(self, operation: Operation, request: Request) -> Response:
         started = time.monotonic()
         body, caller = await self._body(request), caller_of(request.scope)
         key = self._repeats.key(operation, body, request.headers, request.path_params)
         if key is not None and (given := self._repeats.get(key)) is not None:
-            standing = await self.service.repeat(given.answer, caller)
+            standing = await self.service.repeat(given.model, given.answer, caller)
             if standing is not None:
-                return self._response(given, standing, started)
+                self._note(given.answer)
+                return given.response.with_headers(limit_fields(standing))
             self._repeats.drop(key)
         call = Call(
             data=parse_json(body),
@@ -127,36 +120,32 @@ class Runner:
             content = await plan.render(answer)
         if not plan.request.use_cache:
             self._repeats.clear()
-        given = Given(answer, content, plan.headers, _notes(plan, answer))
         if key is not None and answer.is_kept:
-            self._repeats.put(key, given)
-        return self._response(given, answer.standing, started)
+            response = _response(plan, answer, content, 0.0)
+            self._repeats.put(key, Given(answer, plan.request.model, response))
+        self._note(answer)
+        response = _response(plan, answer, content, time.monotonic() - started)
+        return response.with_headers(limit_fields(answer.standing))
 
-    def _response(self, given: Given, standing: Standing, started: float) -> Response:
-        answer, notes = given.answer, request_notes()
+    def _note(self, answer: Answer) -> None:
+        notes = request_notes()
         notes.model, notes.dimension = answer.card.id, answer.card.dimension
         notes.input_count, notes.hit_count = len(answer.token_counts), answer.hit_count
         notes.tokens, notes.timings = sum(answer.token_counts), answer.timings
         self.metrics.observe_answer(notes, answer.truncated_count)
-        headers = given.headers(answer, time.monotonic() - started)
-        headers |= limit_fields(standing)
-        headers.update(given.notes)
-        return JsonResponse(given.content, headers=headers)
 
     async def _body(self, request: Request) -> bytes:
-        timeout_s = self.settings.request_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await read_body(request.scope, request.receive, self.settings.max_body_bytes)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"the body did not arrive within {timeout_s:g} s, the time-out of this server"
-            ) from None
+        settings = self.settings
+        return await read_in_time(request, settings.request_timeout_s, settings.max_body_bytes)
 
     async def _serve(self, request: EmbedRequest | CompareRequest) -> Answer:
         if isinstance(request, EmbedRequest):
             return await self.service.embed(request)
         return await self.service.compare(request)
+
+
+def _response(plan: Plan, answer: Answer, content: bytes, elapsed_s: float) -> JsonResponse:
+    return JsonResponse(content, headers=plan.headers(answer, elapsed_s) | _notes(plan, answer))
 
 
 def _prompt_label(prompt: Prompt) -> str | None:

@@ -106,8 +106,7 @@ class Cache:
     async def aclose(self) -> None:
         """Give up what is on its way, and close the tiers. Safe to call twice."""
         await self._flights.aclose()
-        for tier in self.tiers:
-            await tier.aclose()
+        await asyncio.gather(*(tier.aclose() for tier in self.tiers))
 
     async def _fetch_rest(
         self, keys: Sequence[bytes], found: Sequence[Cached | None], compute: Compute, terms: Terms

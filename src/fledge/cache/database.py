@@ -207,6 +207,8 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.number = max(self._numbers(), default=1)
+        # Made here, since SQLite would let others read it; its other files get the same mode.
+        os.close(os.open(self._path(self.number), os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(self._path(self.number), timeout=BUSY_S, isolation_level=None)
         try:
             if not _pragma(connection, "page_count"):

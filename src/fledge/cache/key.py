@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple, Self
 
-from fledge.types import EmbedJob, Item, ModelCard, Side, TruncationSide
+from fledge.types import LOCAL, EmbedJob, Item, ModelCard, Side, TruncationSide
 
 KEY_BYTES = 32
 """Nobody can look for two inputs with one key: a key that could be forged would answer one caller
@@ -30,7 +30,8 @@ class Space(NamedTuple):
         model: the public id.
         revision: the hub commit, or a fingerprint of a local folder's files.
         dimension: length of the whole vector.
-        max_tokens: at most so many of one input, resolved: never "as many as the model takes".
+        max_tokens: at most so many of one input, resolved: never "as many as the model takes",
+            except 0 where nobody knows how many those are.
         truncation_side: None: the one that the model's tokenizer names, as of this revision.
         prompt: text put before each input.
         side: which route of an asymmetric model computes.
@@ -53,21 +54,23 @@ class Space(NamedTuple):
     adapter: str = ""
 
     @classmethod
-    def of(cls, card: ModelCard, job: EmbedJob, *, deployment: str = "") -> Self:
+    def of(cls, card: ModelCard, job: EmbedJob) -> Self:
         """The space of a job for the model of a card."""
-        asked = job.truncation.max_tokens
         longest = card.max_seq_length
+        asked = job.truncation.max_tokens
+        most = longest if asked is None else min(asked, longest or asked)
+        where = f"{card.deployment}/{card.provider_id}"
         return cls(
             model=card.id,
             revision=card.revision,
             dimension=card.dimension,
-            max_tokens=longest if asked is None else min(asked, longest),
+            max_tokens=most,
             truncation_side=job.truncation.side,
             prompt=job.prompt,
             side=job.side,
             precision=card.precision,
             arithmetic=card.arithmetic,
-            deployment=deployment,
+            deployment="" if card.deployment == LOCAL else where,
         )
 
     def keys(self, items: Sequence[Item]) -> list[bytes]:

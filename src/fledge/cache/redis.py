@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import Context
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -160,7 +161,11 @@ class RedisTier:
 
     def _start(self) -> None:
         if not self._tasks:
-            self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+            # For all requests: their lines in the log are none of the one that came first.
+            self._tasks = [
+                asyncio.create_task(work, context=Context())
+                for work in (self._read(), self._write())
+            ]
 
     def _is_full(self, size_bytes: int) -> bool:
         return self._writes_bytes + size_bytes > QUEUE_BYTES

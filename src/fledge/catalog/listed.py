@@ -1,29 +1,71 @@
 """A model as a listing shows it: the catalogue's facts, and better ones of a model that runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from fledge.types import ModelCard, ModelEntry, Similarity, Status
+from fledge.types import ModelCard, ModelEntry, Similarity, State, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedProvider:
+    """A model at one provider, as it is now.
+
+    Attributes:
+        name: the provider's.
+        provider_id: what the model is called there.
+        is_live: whether requests for it are sent there now.
+        reason: of one that is not live, why, in one line.
+        latency_ms: what a request takes there, the mean of the last ones; None: not measured.
+        price_nanos_per_million_tokens: billionths; None: nobody said.
+        space: whether its vectors are those of the model's other deployments: `same`, `differs`
+            (it never stands in for them), or `unknown` while nothing was compared.
+        least_cosine: what that was measured to be.
+    """
+
+    name: str
+    provider_id: str
+    is_live: bool = True
+    reason: str = ""
+    latency_ms: float | None = None
+    price_nanos_per_million_tokens: int | None = None
+    space: Literal["same", "differs", "unknown"] = "unknown"
+    least_cosine: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An entry and the state of its local deployment. Facts of its card win over the entry's.
+    """An entry and the state of its deployments. Facts of its card win over the entry's.
 
     Attributes:
+        status: of the local one.
         trending: how much it was asked for lately, in requests of which old ones count less.
         request_count: how often it was asked for since the server started.
+        providers: the enabled ones that have it, in the order of the settings.
     """
 
     entry: ModelEntry
     status: Status
     trending: float = 0.0
     request_count: int = 0
+    providers: Sequence[ListedProvider] = ()
 
     @property
     def id(self) -> str:
         """The public id."""
         return self.entry.id
+
+    @property
+    def state(self) -> State:
+        """Of the local deployment; of a model without any, whether a provider answers."""
+        if self.entry.runs_locally:
+            return self.status.state
+        return "warm" if any(one.is_live for one in self.providers) else "failed"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a request for it would be answered, if only after loading."""
+        return self.state != "failed" or any(one.is_live for one in self.providers)
 
     @property
     def card(self) -> ModelCard | None:

@@ -1,11 +1,11 @@
-"""The catalogue that comes with Fledge: facts about published models, and nothing of the models.
+"""The catalogues that come with Fledge: facts about models, and nothing of the models.
 
 Each is what the model's own files and card say, as `ModelEntry` describes it. A fact that nobody
 was sure of is left out: the running model's card will have it.
 """
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date
 from functools import cache
 from importlib.resources import files
@@ -13,7 +13,7 @@ from typing import Any
 
 from fledge.types import ModelEntry
 
-_FACTS = frozenset(field.name for field in fields(ModelEntry)) - {"folder"}
+_FACTS = frozenset(field.name for field in fields(ModelEntry)) - {"folder", "runs_locally"}
 _LISTS = frozenset({"aliases", "matryoshka_dimensions", "languages", "pooling"})
 
 
@@ -21,6 +21,13 @@ _LISTS = frozenset({"aliases", "matryoshka_dimensions", "languages", "pooling"})
 def shipped_entries() -> tuple[ModelEntry, ...]:
     """Every model of `models.json`, the most used first."""
     return read_entries((files("fledge.catalog") / "models.json").read_bytes())
+
+
+@cache
+def hosted_entries() -> tuple[ModelEntry, ...]:
+    """Models whose files nobody has but their providers, of `hosted.json`."""
+    entries = read_entries((files("fledge.catalog") / "hosted.json").read_bytes())
+    return tuple(replace(entry, runs_locally=False) for entry in entries)
 
 
 def read_entries(text: bytes) -> tuple[ModelEntry, ...]:

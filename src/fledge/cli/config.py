@@ -57,6 +57,8 @@ def _spelled(value: Any) -> str:
         return "not set"
     if isinstance(value, bool):
         return json.dumps(value)
-    is_many = isinstance(value, tuple | dict)
+    if isinstance(value, dict):
+        value = tuple(f"{name} = {one}" for name, one in value.items())
+    is_many = isinstance(value, tuple)
     text = (", ".join(map(str, value)) or "none") if is_many else str(value)
     return text if text.isprintable() else json.dumps(text)

@@ -103,5 +103,5 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
 
 def _cell(value: Any) -> Text | str:
     if isinstance(value, float):
-        return f"{value:,.1f}"
+        return f"{value:,.3f}"
     return f"{value:,}" if isinstance(value, int) else Text(value or "-")

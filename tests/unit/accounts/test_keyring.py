@@ -4,12 +4,13 @@ import hmac
 import logging
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from fledge.accounts import keyring as keyring_module
-from fledge.accounts.database import Database
-from fledge.accounts.key_store import KeyStore
+from fledge.accounts.database import Database, open_database
+from fledge.accounts.key_store import Changes, KeyStore, Version
 from fledge.accounts.keyring import Keyring
 from fledge.accounts.keys import KeySpec, digest_of
 from fledge.errors import DatabaseUnavailable
@@ -161,6 +162,30 @@ def test_known_keys_stay_valid_while_the_database_is_down_and_then_are_refused(
     keyring.refresh()
     assert keyring.find(made.secret)
     assert keyring.age_s() == 0
+
+
+def test_an_empty_database_in_the_place_of_the_keys_opens_a_server_to_nobody(
+    tmp_path: Path, store: KeyStore, clock: Clock
+) -> None:
+    class Replaced(KeyStore):
+        place: KeyStore = store
+
+        def changes(self, since: Version | None) -> Changes | None:
+            return self.place.changes(since)
+
+    empty = open_database(f"sqlite:///{tmp_path}/empty.db")
+    stores = Replaced(empty, now=clock)
+    keyring = Keyring(stores, now=clock, monotonic=clock)
+    keyring.refresh()
+    assert not keyring.has_any
+    made = store.create(KeySpec(name="a"))
+    keyring.refresh()
+    assert keyring.has_any
+    stores.place = KeyStore(empty, now=clock)
+    keyring.refresh()
+    assert keyring.find(made.secret) is None
+    assert keyring.has_any
+    empty.close()
 
 
 def test_nobody_is_let_in_before_the_keys_are_read(keyring: Keyring) -> None:

@@ -25,6 +25,8 @@ def an_error(kind: type[errors.FledgeError]) -> errors.FledgeError:
         return kind("busy", retry_after_s=2.25)
     if issubclass(kind, errors.ModelLoading):
         return kind("org/name", estimated_time_s=3.5)
+    if issubclass(kind, errors.ProviderError):
+        return kind("what happened at /secret/path", provider="far", status=500)
     return kind("what happened at /secret/path")
 
 
@@ -49,6 +51,10 @@ STATUSES = [
     (errors.InputTooLong, 400, 422, "Validation", "invalid_request_error"),
     (errors.TooManyInputs, 400, 400, "Validation", "invalid_request_error"),
     (errors.BodyTooLarge, 413, 413, "Validation", "invalid_request_error"),
+    (errors.CannotCarry, 400, 400, "Validation", "invalid_request_error"),
+    (errors.ProviderUnavailable, 503, 503, "Unhealthy", "server_error"),
+    (errors.ProviderRefused, 400, 400, "Validation", "invalid_request_error"),
+    (errors.ProviderDenied, 502, 502, "Backend", "server_error"),
     (errors.UnknownModel, 404, 404, "NotFound", "invalid_request_error"),
     (errors.Unauthorized, 401, 401, "Unauthorized", "invalid_request_error"),
     (errors.KeyMissing, 401, 401, "Unauthorized", "invalid_request_error"),
@@ -97,7 +103,13 @@ def test_each_error_has_its_status_and_body(
 
 
 @pytest.mark.parametrize(
-    "kind", [errors.ComputeError, errors.BackendUnavailable, errors.SettingsError]
+    "kind",
+    [
+        errors.ComputeError,
+        errors.BackendUnavailable,
+        errors.ProviderDenied,
+        errors.SettingsError,
+    ],
 )
 def test_the_servers_own_faults_are_told_to_the_log_alone(
     serve: Serve, kind: type[errors.FledgeError], caplog: pytest.LogCaptureFixture

@@ -189,7 +189,7 @@ def test_a_used_up_budget_is_a_429_of_its_own_code_for_openai_s_clients(place: K
         assert response.json()["error"] == {
             "message": "You exceeded your current quota, please check your plan and billing "
             "details. This key may use 20 tokens a calendar month (UTC), and 16 are used or "
-            "reserved; this request has about 9",
+            "reserved; this request has about 9; a new month begins in 9 days",
             "type": "insufficient_quota",
             "param": None,
             "code": "insufficient_quota",
@@ -213,7 +213,8 @@ def test_a_used_up_budget_is_the_402_of_used_up_credits_for_hugging_face_s_clien
         assert response.status_code == 402
         assert response.json() == {
             "error": "You have exceeded your monthly included credits. This key may use 20 tokens "
-            "a calendar month (UTC), and 16 are used or reserved; this request has about 9",
+            "a calendar month (UTC), and 16 are used or reserved; this request has about 9; a new "
+            "month begins in 9 days",
             "error_type": "Overloaded",
         }
         assert response.headers["x-fledge-error"] == "insufficient_quota"

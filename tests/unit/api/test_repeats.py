@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from fledge.api.app import create_app
 from fledge.api.openai import EMBEDDINGS
+from fledge.api.rendering import JsonResponse
 from fledge.api.repeats import Given, Key, Repeats
 from fledge.cache.cache import Cache
 from fledge.cache.memory import MemoryTier
@@ -30,6 +31,7 @@ from fledge.settings import Settings
 from fledge.testing import FakeBackend, FakeDeployments, fake_card
 from fledge.types import EmbedJob, EmbedResult, ModelEntry, Standing, Timings
 from tests.keyed import Keyed
+from tests.unit.cached import Notebook
 
 BODY = {"input": ["one two", "three"], "encoding_format": "base64"}
 TIMES = ("x-compute-time", "openai-processing-ms", "x-request-id", "date")
@@ -128,6 +130,20 @@ def test_a_model_that_was_loaded_anew_is_asked_anew() -> None:
     assert lengths == [8, 4]
 
 
+def test_a_name_that_means_another_model_by_now_is_answered_by_that_one() -> None:
+    older, newer = ModelEntry(id="org/name"), ModelEntry(id="name")
+    deployments = FakeDeployments(FakeBackend(fake_card(id=older.id)))
+    deployments.backends[newer.id] = FakeBackend(fake_card(id=newer.id, dimension=4))
+    catalog, settings = Catalog([older]), Settings()
+    service = Service(catalog, deployments, settings, cache=Cache(MemoryTier(2**20)))
+    body = {"model": "name", "input": "a"}
+    with TestClient(create_app(service, settings), base_url="http://127.0.0.1:8080") as client:
+        before = [ask(client, body).json() for _ in range(3)][-1]
+        catalog.add(newer)
+        after = ask(client, body).json()
+    assert [len(one["data"][0]["embedding"]) for one in (before, after)] == [8, 4]
+
+
 def test_what_is_given_again_is_on_the_account_of_whoever_asks(tmp_path: Path) -> None:
     with Keyed(tmp_path, cache=Cache(MemoryTier(2**20))) as place:
         one, other = place.new_key("one"), place.new_key("other")
@@ -140,6 +156,18 @@ def test_what_is_given_again_is_on_the_account_of_whoever_asks(tmp_path: Path) -
         }
         assert used[one.key.id] == 3 * 7
         assert used[other.key.id] == 2 * 7
+
+
+def test_a_model_that_has_failed_meanwhile_is_an_error_on_the_callers_account() -> None:
+    accounts, deployments, entry = Notebook(), FakeDeployments(), ModelEntry(id="a/model")
+    settings, cache = Settings(), Cache(MemoryTier(2**20))
+    service = Service(Catalog([entry]), deployments, settings, cache=cache, accounts=accounts)
+    with TestClient(create_app(service, settings), base_url="http://127.0.0.1:8080") as client:
+        for _ in range(3):
+            assert ask(client).status_code == 200
+        deployments.set(entry.id, state="failed", reason="it is gone")
+        assert ask(client).status_code == 503
+    assert [one.errors for one in accounts.records] == [0, 0, 0, 1]
 
 
 def test_nobody_is_given_an_answer_that_they_may_not_ask_for(tmp_path: Path) -> None:
@@ -190,7 +218,19 @@ ANSWER = Answer(
 
 
 def given_of(size: int) -> Given:
-    return Given(ANSWER, b"x" * size, lambda *_: {}, {})
+    return Given(ANSWER, None, JsonResponse(b"x" * size))
+
+
+def test_what_is_kept_has_no_prompt_that_may_be_as_long_as_the_request() -> None:
+    assert replace(ANSWER, prompt=Prompt(text="x" * 1000)).again().prompt == Prompt()
+
+
+def test_names_in_a_path_count_as_well() -> None:
+    repeats = Repeats(40_000)
+    key = repeats.key(EMBEDDINGS, b"{}", Headers(), {"model_id": "b" * 10_000})
+    assert key is not None
+    repeats.put(key, given_of(1))
+    assert repeats.size_bytes > 10_000
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 20_000)), max_size=60))
@@ -209,7 +249,7 @@ def test_answers_stay_within_their_budget_and_the_latest_are_kept(
         newest = list(kept)[-1]
         found = repeats.get(newest)
         assert found is not None
-        assert len(found.content) == size
+        assert len(found.response.body) == size
     for key in kept:
         repeats.drop(key)
     assert repeats.size_bytes == 0

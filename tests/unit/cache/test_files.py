@@ -51,6 +51,16 @@ async def test_the_folder_is_made_and_is_nobody_elses(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_what_is_in_a_folder_that_others_may_look_into_is_nobody_elses(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    database = Database(tmp_path, MIB)
+    database.put(pairs("a"))
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    database.close()
+    assert len(modes) > 1  # and its log
+    assert set(modes.values()) == {0o600}
+
+
 async def test_what_was_put_is_found_a_moment_later(tmp_path: Path) -> None:
     async with opened(tmp_path) as tier:
         tier.put(pairs("a"))

@@ -1,5 +1,6 @@
 """Two requests share an answer if all that its numbers depend on is the same, and only then."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,7 +129,10 @@ def test_a_space_has_what_the_job_and_the_card_say() -> None:
         id="org/name", dimension=8, max_seq_length=16, precision="bf16", arithmetic="3"
     )
     truncation = Truncation(side="left", max_tokens=9)
-    made = Space.of(card, job(prompt="q: ", side="query", truncation=truncation), deployment="d")
+    made = Space.of(
+        replace(card, deployment="far", provider_id="its/name"),
+        job(prompt="q: ", side="query", truncation=truncation),
+    )
     assert made == Space(
         "org/name",
         card.revision,
@@ -139,8 +143,19 @@ def test_a_space_has_what_the_job_and_the_card_say() -> None:
         side="query",
         precision="bf16",
         arithmetic="3",
-        deployment="d",
+        deployment="far/its/name",
     )
+
+
+def test_local_compute_has_the_keys_that_it_always_had() -> None:
+    assert Space.of(fake_card(), job()).deployment == ""
+
+
+def test_where_nobody_knows_how_many_tokens_a_model_takes_those_asked_for_count() -> None:
+    card = fake_card(max_seq_length=0)
+    cut = job(truncation=Truncation(max_tokens=9))
+    assert Space.of(card, cut).max_tokens == 9
+    assert Space.of(card, job()).max_tokens == 0
 
 
 @pytest.mark.parametrize("max_tokens", [None, 16, 17, 512])

@@ -172,7 +172,8 @@ async def test_whether_vectors_came_normalized_is_kept_too() -> None:
         result = await backend.embed(job)
         return replace(result, vectors=normalize(result.vectors), normalized=True)
 
-    keys = Space.of(backend.card, job, deployment="provider/its-name").keys(job.items)
+    elsewhere = replace(backend.card, deployment="provider", provider_id="its-name")
+    keys = Space.of(elsewhere, job).keys(job.items)
     assert (await cache.fetch(keys, compute)).result.normalized
     assert (await cache.fetch(keys, compute)).result.normalized
     # the same model computed here is another space

@@ -6,9 +6,14 @@ import pytest
 
 from fledge.settings import Settings, read_settings
 from tests.unit.cli.fakes import run
-from tests.unit.settings_files import SAMPLES
+from tests.unit.settings_files import SAMPLES, place
 
-FILE = 'port = 9000\nthreads = 2\n[model."org/name"]\nkeep_alive_s = 60\n'
+FILE = """port = 9000
+threads = 2
+[providers.hf-inference]
+[model."org/name"]
+keep_alive_s = 60
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +51,14 @@ def test_every_setting_has_a_line_with_its_value_and_where_that_came_from(
     assert shown['model."org/name".keep_alive_s'] == "60.0   [fledge.toml]"
     assert shown['model."org/name".pinned'] == "true   [FLEDGE_MODEL]"
     assert shown['model."org/name".precision'] == "not set   [default]"
+    assert shown["providers.hf-inference.base_url"] == "not set   [default]"
+
+
+def test_what_stands_for_what_is_shown_in_pairs(tmp_path: Path) -> None:
+    (tmp_path / "fledge.toml").write_text('[providers.far.models]\n"org/a" = "A"\n"org/b" = "B"\n')
+    shown = rows(run("config").stdout)
+
+    assert shown["providers.far.models"] == "org/a = A, org/b = B   [fledge.toml]"
 
 
 def test_without_sections_for_models_there_is_a_line_that_says_so() -> None:
@@ -72,7 +85,7 @@ def test_every_value_can_be_written_as_json(
     monkeypatch.setenv("XDG_CACHE_HOME", os.fsdecode(b"/caches\xff\n"))
     for name, (text, _) in SAMPLES.items():
         if not name.startswith("model."):
-            monkeypatch.setenv(f"FLEDGE_{name.replace('.', '__')}".upper(), text)
+            monkeypatch.setenv(place(name, text)[0], text)
     monkeypatch.delenv("FLEDGE_CACHE_DIR")
     objects = [json.loads(line) for line in lines(run("config", "--json").stdout)]
 
@@ -85,13 +98,18 @@ def test_every_value_can_be_written_as_json(
     assert rows(run("config").stdout)["cache_dir"].startswith('"/caches')
 
 
-@pytest.mark.parametrize("name", ["database_url", "redis_url"])
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("name", "url", "shown"),
     [
-        ("postgresql://me:geheim@db/x", "postgresql://me:***@db/x"),
-        ("redis://:geheim@r:6379/0", "redis://:***@r:6379/0"),
-        ("postgresql://db/x?user=me&password=geheim", "postgresql://db/x?user=me&password=***"),
+        ("database_url", "postgresql://me:geheim@db/x", "postgresql://me:***@db/x"),
+        (
+            "database_url",
+            "postgresql://db/x?user=me&password=geheim",
+            "postgresql://db/x?user=me&password=***",
+        ),
+        ("redis_url", "redis://:geheim@r:6379/0", "redis://:***@r:6379/0"),
+        ("redis_url", "rediss://r/1?password=geheim", "rediss://r/1?password=***"),
+        ("redis_url", "unix://:geheim@/run/redis.sock", "unix://:***@/run/redis.sock"),
     ],
 )
 def test_addresses_are_shown_without_their_passwords(

@@ -87,6 +87,15 @@ def test_an_address_that_others_reach_needs_a_key() -> None:
 
 
 @pytest.mark.usefixtures("_own_data")
+def test_without_a_database_it_is_not_told_to_make_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_DATABASE_URL", "none")
+    refused = run("serve", "--host", "0.0.0.0", "--port", "0", tools=Unloaded())  # noqa: S104
+    assert refused.exit_code == 2
+    assert "since database_url is none" in refused.stderr
+    assert "keys create" not in refused.stderr
+
+
+@pytest.mark.usefixtures("_own_data")
 def test_no_auth_allows_any_address_without_keys_and_with_them() -> None:
     for _ in range(2):
         tools = Unloaded()
@@ -105,7 +114,12 @@ def test_no_auth_allows_any_address_without_keys_and_with_them() -> None:
         ("DATABASE_URL", "sqlite:////dev/null/x/a.db", 1, "cannot open /dev/null/x/a.db: Not a"),
         ("DATABASE_URL", "postgresql://u:geheim@127.0.0.1:1/x", 1, "does not answer: connection"),
         ("DATABASE_URL", "mysql://u:geheim@127.0.0.1/x", 2, "Fledge knows sqlite and postgresql"),
-        ("REDIS_URL", "http://u:geheim@127.0.0.1/x", 2, "must be redis://HOST:PORT"),
+        ("DATABASE_URL", "NONE", 2, "database_url is malformed; write it as"),
+        ("REDIS_URL", "http://u:geheim@127.0.0.1/x", 2, "FLEDGE_REDIS_URL: must be redis://user"),
+        ("REDIS_URL", "redis://u:geheim@127.0.0.1/zero", 2, "must be redis://user"),
+        ("REDIS_URL", "redis://u:geheim@127.0.0.1:x/0", 2, "must be redis://user"),
+        ("REDIS_URL", "redis://u:geh#eim@127.0.0.1/0", 2, "must be redis://user"),
+        ("REDIS_URL", "geheim", 2, "must be redis://user"),
     ],
 )
 def test_accounts_that_cannot_be_opened_are_one_line(

@@ -50,6 +50,7 @@ def test_usage_is_a_table_by_key_and_model_without_money() -> None:
 
     assert result.exit_code == 0
     assert "2,000" in result.stdout
+    assert "0.500" in result.stdout
     assert all(word in result.stdout for word in ("search", "keyless", "org/a", "cache hits"))
     assert "cost" not in result.stdout
 

@@ -54,6 +54,21 @@ def test_each_refusal_is_counted_under_its_reason(place: Keyed) -> None:
         }
 
 
+def test_what_is_refused_at_the_door_is_told_by_its_route_and_key(
+    place: Keyed, caplog: pytest.LogCaptureFixture
+) -> None:
+    admin = {"authorization": f"Bearer {place.key('a', 'admin')}"}
+    (key,) = place.store.listed()
+    with caplog.at_level("INFO", "fledge.access"), place.client() as client:
+        client.post("/models/org/secret-name", json={"inputs": "a"})
+        client.get("/secret-path")
+        client.post("/v1/embeddings", json={"input": "a"}, headers=admin)
+        counted = of(place, "fledge_requests_total", "route")
+    assert counted == {"/models/{model_id}": 1, "unmatched": 1, "/v1/embeddings": 1}
+    assert f"key_id={key.id}" in caplog.messages[-1]
+    assert "secret" not in caplog.text
+
+
 def test_answers_are_counted_by_where_they_came_from(place: Keyed) -> None:
     with place.client() as client:
         client.post("/", json={"inputs": ["a", "a", "b"]})

@@ -64,9 +64,7 @@ class Authenticate:
             await self.app(scope, receive, send)
             return
         try:
-            scope[CALLER] = caller = self._caller(scope)
-            if caller.key is not None:
-                request_notes().key_id = caller.key.id
+            scope[CALLER] = self._caller(scope)
         except FledgeError as error:
             await refuse(error, scope, receive, send)
         else:
@@ -90,6 +88,7 @@ class Authenticate:
         key = None
         if needs_keys(self._accounts, self._settings) and not self._is_open(scope):
             key = self._key(presented)
+            request_notes().key_id = key.id
             if (needed := _scope_needed(scope["method"], scope["path"])) is not None:
                 key.check_scope(needed)
         return Caller(key, bill_to) if key or bill_to else NOBODY

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fledge.api.errors import dialect_of_path, error_response
 from fledge.api.middleware.observe import REQUEST_ID
-from fledge.api.middleware.refusing import take_body
+from fledge.api.middleware.refusing import note_route, take_body
 from fledge.api.middleware.sending import Sending
 from fledge.api.rendering import JsonResponse, dump
 from fledge.errors import Stopping
@@ -56,6 +56,7 @@ class RefuseWhileDraining:
         sending = Sending(send)
         try:
             if self._drain.has_begun:
+                note_route(scope)
                 await take_body(scope, receive)
                 await _refusal(scope, "the server is stopping")(scope, receive, sending)
             else:

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from fledge.api.errors import dialect_of_path, error_response, hold_back
@@ -16,11 +17,21 @@ _PATIENCE_S = 10.0
 
 async def refuse(error: FledgeError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with an error, in the dialect of the path."""
+    note_route(scope)
     await take_body(scope, receive)
     dialect = dialect_of_path(scope["path"])
     response = error_response(error, dialect, scope[REQUEST_ID])
     await hold_back(response, dialect)
     await response(scope, receive, send)
+
+
+def note_route(scope: Scope) -> None:
+    """Find the route that a request was for, which logs and metrics tell and nobody else needs."""
+    for route in scope["app"].routes if "app" in scope else ():
+        match, found = route.matches(scope)
+        if match is Match.FULL:
+            scope["route"] = found.get("route", route)
+            return
 
 
 async def take_body(scope: Scope, receive: Receive) -> None:

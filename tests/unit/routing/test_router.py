@@ -1,0 +1,514 @@
+"""Who answers: falling back, retrying, waiting, and giving up."""
+
+import asyncio
+
+import pytest
+
+from fledge.errors import (
+    BackendUnavailable,
+    CannotCarry,
+    ComputeError,
+    DeadlineExceeded,
+    FledgeError,
+    Forbidden,
+    InputTooLong,
+    InvalidRequest,
+    LimitExceeded,
+    ModelLoadError,
+    ModelLoading,
+    OutOfMemory,
+    Overloaded,
+    ProviderDenied,
+    ProviderRefused,
+    ProviderUnavailable,
+    Stopping,
+    UnknownModel,
+)
+from fledge.routing.options import RouterOptions
+from fledge.routing.wishes import Route
+from tests.unit.routing.fakes import MODEL, FakePlace, World, unavailable
+from tests.unit.routing.virtual import clock, run, settle
+
+NEBIUS_ALONE = Route.alone("nebius")
+
+
+def pair() -> tuple[FakePlace, FakePlace]:
+    return FakePlace("local"), FakePlace("nebius")
+
+
+FALLS_BACK = [
+    unavailable("local"),
+    unavailable("local", None),
+    unavailable("local", 408),
+    unavailable("local", 409),
+    unavailable("local", 429, 7.0),
+    ProviderDenied("no", provider="local", status=401),
+    CannotCarry("no token ids here", field="input"),
+    BackendUnavailable("being unloaded"),
+    ComputeError("not finite"),
+    Overloaded("too much", retry_after_s=3),
+    ConnectionRefusedError("nobody"),
+    TimeoutError(),
+]
+
+
+@pytest.mark.parametrize("error", FALLS_BACK, ids=repr)
+def test_another_place_answers_for_one_that_cannot(error: Exception) -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.error = error
+        world = World(local, nebius)
+        assert await world.ask() == "nebius"
+        assert (len(local.jobs), len(nebius.jobs)) == (1, 1)
+
+    run(story())
+
+
+FINAL = [
+    InvalidRequest("no"),
+    InputTooLong("no"),
+    ProviderRefused("no", provider="local", status=400),
+    ProviderRefused("nor this", provider="local", status=422),
+    Forbidden("no"),
+    LimitExceeded("no", limit="tokens", allowed=1, used=1, retry_after_s=1),
+    Stopping("no"),
+    DeadlineExceeded("no"),
+    UnknownModel("no"),
+    ValueError("a mistake of ours"),
+]
+
+
+@pytest.mark.parametrize("error", FINAL, ids=repr)
+def test_nobody_else_is_asked_where_the_request_is_at_fault(error: Exception) -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.error = error
+        world = World(local, nebius)
+        with pytest.raises(type(error)) as raised:
+            await world.ask()
+        assert raised.value is error
+        assert (len(local.jobs), len(nebius.jobs)) == (1, 0)
+
+    run(story())
+
+
+@pytest.mark.parametrize("error", [ModelLoadError("no"), OutOfMemory("too large")])
+def test_a_model_that_cannot_be_loaded_is_answered_elsewhere(error: FledgeError) -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.load_error = error
+        assert await World(local, nebius).ask() == "nebius"
+
+    run(story())
+
+
+def test_a_cold_model_is_waited_for_only_shortly_where_another_place_can_answer() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.loading_s = 60
+        world = World(local, nebius)
+        began_s = clock()
+        assert await world.ask() == "nebius"
+        assert clock() - began_s == pytest.approx(2.1)
+        assert await world.ask() == "nebius"
+        assert clock() - began_s == pytest.approx(2.2)  # it is known to be loading
+        await asyncio.sleep(60)
+        assert await world.ask() == "local"
+        assert local.patiences_s == [2.0, 0.0, 2.0]
+
+    run(story())
+
+
+def test_a_cold_model_is_waited_for_in_full_when_nobody_else_answers() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.loading_s, nebius.error = 60, unavailable("nebius")
+        world = World(local, nebius)
+        assert await world.ask(timeout_s=5.0) == "local"
+        assert local.patiences_s[-1] == world.patience_s
+
+    run(story())
+
+
+def test_who_would_not_wait_for_a_cold_model_need_not() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.loading_s, nebius.error = 60, unavailable("nebius")
+        world = World(local, nebius)
+        world.patience_s = 0
+        with pytest.raises(ModelLoading):
+            await world.ask()
+
+    run(story())
+
+
+def test_alone_the_own_engine_is_asked_once_and_waited_for_as_before() -> None:
+    async def story() -> None:
+        local = FakePlace("local")
+        local.loading_s = 60
+        world = World(local)
+        assert await world.ask(timeout_s=1.0) == "local"
+        for error in (Overloaded("busy", retry_after_s=1), BackendUnavailable("gone")):
+            local.error = error
+            with pytest.raises(type(error)):
+                await world.ask()
+        assert len(local.jobs) == 3
+
+    run(story())
+
+
+def test_what_is_wished_for_is_asked_first_or_alone() -> None:
+    async def story() -> None:
+        places = [FakePlace(name) for name in ("local", "nebius", "scaleway")]
+        world = World(*places)
+        assert await world.ask(NEBIUS_ALONE) == "nebius"
+        assert await world.ask(Route(("scaleway",))) == "scaleway"
+        world.places["nebius"].error = unavailable("nebius")
+        with pytest.raises(ProviderUnavailable, match="nebius"):
+            await world.ask(NEBIUS_ALONE)
+        assert len(world.places["local"].jobs) == 0
+
+    run(story())
+
+
+def test_a_place_where_the_model_is_not_cannot_be_wished_for() -> None:
+    async def story() -> None:
+        world = World(*pair())
+        with pytest.raises(UnknownModel, match='not at "scaleway" here; it is at local, nebius'):
+            await world.ask(Route.alone("scaleway"))
+        with pytest.raises(UnknownModel, match="runs nowhere"):
+            await World().ask()
+
+    run(story())
+
+
+def test_a_route_of_the_settings_keeps_everything_else_out() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        options = RouterOptions(routes={MODEL.id: Route.alone("local")})
+        world = World(local, nebius, options=options)
+        local.error = BackendUnavailable("gone")
+        with pytest.raises(BackendUnavailable):
+            await world.ask()
+        with pytest.raises(UnknownModel, match='not at "nebius"'):
+            await world.ask(NEBIUS_ALONE)
+        assert await settled_jobs(nebius) == 0
+
+    run(story())
+
+
+async def settled_jobs(place: FakePlace) -> int:
+    await settle()
+    return len(place.jobs)
+
+
+def test_a_route_of_the_settings_is_an_order() -> None:
+    async def story() -> None:
+        options = RouterOptions(routes={MODEL.id: Route(("nebius", "local"), is_alone=True)})
+        world = World(*pair(), options=options)
+        assert await world.ask() == "nebius"
+
+    run(story())
+
+
+def test_the_cheapest_is_by_price_and_then_by_preference() -> None:
+    async def story() -> None:
+        prices = {"together": 30, "nebius": 10, "scaleway": 20, "deepinfra": 10}
+        world = World(*(FakePlace(name, price=price) for name, price in prices.items()))
+        found = world.router.candidates(MODEL, Route(policy="cheapest"))
+        assert [one.name for one in found] == ["nebius", "deepinfra", "scaleway", "together"]
+
+    run(story())
+
+
+def test_the_fastest_is_found_by_trying_each_once() -> None:
+    async def story() -> None:
+        delays_s = {"local": 0.3, "nebius": 0.1, "scaleway": 0.2}
+        world = World(*(FakePlace(name, delay_s=one) for name, one in delays_s.items()))
+        answered = [await world.ask(Route(policy="fastest")) for _ in range(6)]
+        assert answered == ["local", "nebius", "scaleway", "nebius", "nebius", "nebius"]
+        await asyncio.sleep(400)  # what was measured so long ago is measured again
+        again = {await world.ask(Route(policy="fastest")) for _ in range(3)}
+        assert again == set(delays_s)
+
+    run(story())
+
+
+def test_one_request_at_a_time_finds_out_how_fast_a_place_is() -> None:
+    async def story() -> None:
+        world = World(*pair())
+        await world.ask()  # local is known
+        tasks = [asyncio.create_task(world.ask(Route(policy="fastest"))) for _ in range(5)]
+        assert sorted(await asyncio.gather(*tasks)) == ["local"] * 4 + ["nebius"]
+
+    run(story())
+
+
+def test_all_are_asked_again_after_a_pause_while_there_is_time() -> None:
+    async def story() -> None:
+        local, nebius = FakePlace("together"), FakePlace("nebius")
+        local.errors = [unavailable("together")] * 2
+        nebius.errors = [unavailable("nebius")] * 2
+        world = World(local, nebius)
+        assert await world.ask() == "together"
+        gaps_s = [b - a for a, b in zip(local.asked_s, local.asked_s[1:], strict=False)]
+        assert gaps_s == pytest.approx([0.4, 0.6])  # 0.2 of failing, and 0.2 and 0.4 of pauses
+
+    run(story())
+
+
+def test_rounds_are_bounded() -> None:
+    async def story() -> None:
+        nebius = FakePlace("nebius")
+        nebius.error = unavailable("nebius")
+        with pytest.raises(ProviderUnavailable):
+            await World(nebius).ask(timeout_s=None)
+        assert len(nebius.jobs) == 3
+
+    run(story())
+
+
+def test_a_place_that_says_when_to_come_again_is_asked_then() -> None:
+    async def story() -> None:
+        nebius = FakePlace("nebius")
+        nebius.errors = [unavailable("nebius", 429, 3.0)]
+        assert await World(nebius).ask() == "nebius"
+        assert nebius.asked_s[1] - nebius.asked_s[0] == pytest.approx(3.1)
+
+    run(story())
+
+
+@pytest.mark.parametrize(("retry_after_s", "timeout_s"), [(30.0, 120.0), (3.0, 2.0)])
+def test_nobody_waits_for_what_would_come_too_late(retry_after_s: float, timeout_s: float) -> None:
+    async def story() -> None:
+        nebius = FakePlace("nebius")
+        nebius.error = unavailable("nebius", 429, retry_after_s)
+        world = World(nebius)
+        began_s = clock()
+        with pytest.raises(ProviderUnavailable) as raised:
+            await world.ask(timeout_s=timeout_s)
+        assert clock() - began_s == pytest.approx(0.1)
+        assert raised.value.retry_after_s == retry_after_s
+        with pytest.raises(ProviderUnavailable) as raised:
+            await world.ask(timeout_s=timeout_s)
+        assert raised.value.retry_after_s == pytest.approx(retry_after_s)
+        assert len(nebius.jobs) == 1  # it was not asked again
+
+    run(story())
+
+
+def test_a_place_that_rests_is_passed_over_and_tried_by_one_afterwards() -> None:
+    async def story() -> None:
+        nebius, scaleway = FakePlace("nebius"), FakePlace("scaleway")
+        nebius.error = unavailable("nebius")
+        world = World(nebius, scaleway)
+        for _ in range(10):
+            assert await world.ask() == "scaleway"
+        assert len(nebius.jobs) == 3
+        await asyncio.sleep(1)
+        tasks = [asyncio.create_task(world.ask()) for _ in range(20)]
+        await asyncio.gather(*tasks)
+        assert (len(nebius.jobs), nebius.most_running) == (4, 1)
+        nebius.error = None
+        await asyncio.sleep(2)
+        assert await world.ask() == "nebius"
+
+    run(story())
+
+
+def test_those_who_find_a_place_being_tried_wait_for_what_comes_of_it() -> None:
+    async def story() -> None:
+        nebius = FakePlace("nebius")
+        world = World(nebius)
+        nebius.errors = [unavailable("nebius")] * 3
+        with pytest.raises(ProviderUnavailable):
+            await world.ask()
+        tasks = [asyncio.create_task(world.ask()) for _ in range(10)]
+        await asyncio.sleep(1.05)
+        assert nebius.running == 1
+        assert await asyncio.gather(*tasks) == ["nebius"] * 10
+
+    run(story())
+
+
+def test_the_own_engine_is_never_left_alone_when_nobody_else_is_well() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.error, nebius.error = ComputeError("no"), unavailable("nebius", 429, 1000)
+        world = World(local, nebius)
+        for _ in range(5):
+            with pytest.raises((ProviderUnavailable, ComputeError)):
+                await world.ask()
+        assert [state.health.state for state in world.router.states(MODEL)] == ["resting"] * 2
+        local.error = None
+        assert await world.ask() == "local"
+
+    run(story())
+
+
+def test_a_key_that_is_not_accepted_is_not_sent_with_every_request() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        nebius.error = ProviderDenied("no such key", provider="nebius", status=401)
+        world = World(nebius, local)
+        for _ in range(5):
+            assert await world.ask() == "local"
+        assert len(nebius.jobs) == 1
+        state = world.router.states(MODEL)[0]
+        assert (state.health.state, state.health.last_status) == ("resting", 401)
+
+    run(story())
+
+
+def test_a_refused_request_does_not_count_against_the_place() -> None:
+    async def story() -> None:
+        nebius = FakePlace("nebius")
+        nebius.error = ProviderRefused("no", provider="nebius", status=400)
+        world = World(nebius)
+        for _ in range(10):
+            with pytest.raises(ProviderRefused):
+                await world.ask()
+        assert world.router.states(MODEL)[0].health.state == "well"
+
+    run(story())
+
+
+def test_the_last_is_told_when_none_can_carry_a_request() -> None:
+    async def story() -> None:
+        places = [FakePlace("nebius"), FakePlace("scaleway")]
+        for place in places:
+            place.error = CannotCarry(f"not at {place.name}")
+        with pytest.raises(CannotCarry, match="not at scaleway"):
+            await World(*places).ask()
+
+    run(story())
+
+
+TELLING: list[tuple[Exception, Exception, type[FledgeError]]] = [
+    (CannotCarry("no"), unavailable("nebius", 429, 60.0), ProviderUnavailable),
+    (ModelLoadError("no"), unavailable("nebius"), ProviderUnavailable),
+    (Overloaded("busy", retry_after_s=4), unavailable("nebius"), Overloaded),
+    (ModelLoadError("no"), ProviderDenied("no", provider="nebius", status=401), ModelLoadError),
+    (BackendUnavailable("gone"), CannotCarry("no"), BackendUnavailable),
+    (ConnectionResetError(), CannotCarry("no"), BackendUnavailable),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "told"), TELLING)
+def test_of_several_errors_the_most_telling_is_told(
+    first: Exception, second: Exception, told: type[FledgeError]
+) -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.error, nebius.error = first, second
+        with pytest.raises(told):
+            await World(local, nebius).ask()
+
+    run(story())
+
+
+def test_a_request_that_gets_no_answer_in_time_is_told_so() -> None:
+    async def story() -> None:
+        local = FakePlace("local", delay_s=100)
+        began_s = clock()
+        with pytest.raises(DeadlineExceeded, match="within 10 s"):
+            await World(local).ask(timeout_s=10.0)
+        assert clock() - began_s == pytest.approx(10.5)  # with half a second of grace
+        assert local.cancelled == 1
+
+    run(story())
+
+
+def test_a_slow_place_gives_way_to_another_where_the_settings_say_how_long_it_may_take() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.delay_s = 1000
+        world = World(local, nebius, options=RouterOptions(attempt_timeout_s=5))
+        assert await world.ask() == "nebius"
+        assert local.cancelled == 1
+        assert "within 5 s" in world.router.states(MODEL)[0].health.last_error
+
+    run(story())
+
+
+def test_a_client_that_leaves_takes_its_request_along() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.delay_s = 1000
+        task = asyncio.create_task(World(local, nebius).ask())
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (local.cancelled, len(nebius.jobs)) == (1, 0)
+
+    run(story())
+
+
+def test_a_client_that_leaves_during_a_pause_is_let_go() -> None:
+    async def story() -> None:
+        nebius = FakePlace("nebius")
+        nebius.error = unavailable("nebius", 429, 4.0)
+        task = asyncio.create_task(World(nebius).ask())
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(10)
+        assert len(nebius.jobs) == 1
+
+    run(story())
+
+
+def test_what_is_spent_is_not_asked() -> None:
+    async def story() -> None:
+        left: dict[str, int | None] = {"local": None, "nebius": 1}
+        nebius, local = FakePlace("nebius"), FakePlace("local")
+        world = World(nebius, local, budget_left=left.get)
+        assert await world.ask() == "nebius"
+        left["nebius"] = 0
+        assert await world.ask() == "local"
+        with pytest.raises(ProviderUnavailable, match="what nebius may cost this month is spent"):
+            await world.ask(NEBIUS_ALONE)
+        assert world.router.states(MODEL)[0].budget_left_nanos == 0
+
+    run(story())
+
+
+def test_a_listing_says_how_every_place_does() -> None:
+    async def story() -> None:
+        world = World(FakePlace("local"), FakePlace("nebius", price=10))
+        await world.ask()
+        local, nebius = world.router.states(MODEL)
+        assert (local.name, local.relation, local.health.successes) == ("local", "reference", 1)
+        assert local.health.request_ms == pytest.approx(100)
+        assert (nebius.price_nanos_per_million_tokens, nebius.health.request_ms) == (10, None)
+
+    run(story())
+
+
+def test_a_test_of_a_place_lets_it_be_asked_again() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        world = World(nebius, local)
+        nebius.errors = [ProviderDenied("no", provider="nebius", status=401)] * 2
+        await world.ask()
+        with pytest.raises(ProviderDenied):
+            await world.router.test(MODEL, "nebius")
+        assert await world.ask() == "local"
+        assert (await world.router.test(MODEL, "nebius")).health.state == "well"
+        assert await world.ask() == "nebius"
+
+    run(story())
+
+
+def test_models_of_one_place_leave_no_trace() -> None:
+    """Where any model of the hub may be named, their number has no end."""
+
+    async def story() -> None:
+        world = World(FakePlace("local"))
+        for _ in range(3):
+            await world.ask()
+        assert world.router.states(MODEL)[0].health.successes == 0
+
+    run(story())
