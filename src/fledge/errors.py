@@ -12,6 +12,7 @@ and body. A message says what was wrong, the limit, the value, and what to do.
         BodyTooLarge          more bytes than one request may carry
         UnknownPrompt         a prompt name that the model's card does not list
         UnknownField          a field Fledge does not know, in strict mode only
+        StorageQuotaExceeded  an owner's files would have more bytes than it may keep
         KeyNameTaken          another living key has that name
       UnknownModel            no model of that name here
       UnknownFile             no uploaded or computed file of that id, for this caller
@@ -119,6 +120,12 @@ class UnknownField(InvalidRequest):
     """The body has a field that Fledge does not know, and `strict_fields` is on."""
 
     code = "unknown_field"
+
+
+class StorageQuotaExceeded(InvalidRequest):
+    """The caller would keep more bytes of files than it may."""
+
+    code = "storage_quota_exceeded"
 
 
 class UnknownModel(FledgeError):

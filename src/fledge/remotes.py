@@ -12,12 +12,14 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from fledge.catalog.listed import ListedProvider
 from fledge.catalog.mapped import with_provider_ids
 from fledge.catalog.shipped import hosted_entries
 from fledge.errors import SettingsError
 from fledge.names import quoted
 from fledge.providers.presets import PRESETS, SHAPES, Preset
 from fledge.providers.provider import Provider
+from fledge.routing.router import PlaceState
 from fledge.settings import Settings
 from fledge.settings_providers import ProviderSettings
 from fledge.types import LOCAL, ModelEntry
@@ -94,6 +96,34 @@ def with_providers(settings: Settings, entries: Sequence[ModelEntry]) -> list[Mo
             )
         )
     return mapped
+
+
+def listed_providers(entry: ModelEntry, states: Iterable[PlaceState]) -> list[ListedProvider]:
+    """The providers among a model's places, as listings show them."""
+    return [
+        ListedProvider(
+            name=one.name,
+            provider_id=entry.provider_ids[one.name],
+            is_live=not (reason := _why_not(one)),
+            reason=reason,
+            latency_ms=one.health.request_ms,
+            price_nanos_per_million_tokens=one.price_nanos_per_million_tokens,
+            space="same" if one.relation == "reference" else one.relation,
+            least_cosine=one.verdict.least_cosine if one.verdict else None,
+        )
+        for one in states
+        if one.is_remote
+    ]
+
+
+def _why_not(place: PlaceState) -> str:
+    """Why nothing is sent there now; empty: it is."""
+    left = place.budget_left_nanos
+    if left is not None and left <= 0:
+        return "what it may cost this month is spent"
+    if place.health.state == "resting":
+        return place.health.last_error or "it rests after failures"
+    return ""
 
 
 def _called(settings: Settings, enabled: Sequence[str]) -> dict[str, dict[str, str]]:

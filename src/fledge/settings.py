@@ -243,6 +243,14 @@ class Settings(Section):
         "200 MiB is what OpenAI allows. Files are kept under `data_dir`, for 30 days unless their "
         "owner says otherwise; results may be ten times as large as what they were made from.",
     )
+    max_stored_bytes: Size = Field(
+        ByteSize(2 * 2**30),
+        description="Most bytes of files that one key keeps, results included; those made without "
+        "a key count together. Beyond it, uploads and new batches get a 400 until some are "
+        "deleted; no result of a batch that runs is lost for it. The room under `data_dir`, "
+        "divided by the keys that use batches; a vector of 1,024 numbers takes 6 KiB as base64 "
+        "and 13 KiB as a list of numbers.",
+    )
     database_url: Url | None = Field(
         None,
         repr=False,

@@ -219,7 +219,7 @@ def _limits(settings: Settings) -> Callable[[Callable[[str], int]], Limits]:
 
 def open_batches(settings: Settings) -> BatchStore:
     """The files and batches. Nothing is made on the disk before the first file comes."""
-    return BatchStore(_data_dir(settings))
+    return BatchStore(_data_dir(settings), max_stored_bytes=settings.max_stored_bytes)
 
 
 def open_cache(settings: Settings) -> Cache:

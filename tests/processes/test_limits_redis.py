@@ -385,13 +385,14 @@ def test_redis_that_refuses_is_as_if_it_was_down_until_it_does_not(
                     assert len(reserved) == 3
                     for one in reserved:
                         await one.release()
-                assert not limits._line.is_clear
+                assert limits.are_shared is False
                 client.config_set(name, good)
                 while not running(own):
                     async with await limits.reserve(holder, 0):
                         await asyncio.sleep(0.02)
                         if running(own):
                             break
+                assert limits.are_shared is True
 
     run(scenario())
 

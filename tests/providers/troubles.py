@@ -88,8 +88,8 @@ async def announced_huge(writer: asyncio.StreamWriter, answer: Answer) -> bool:
 
 
 async def bomb(writer: asyncio.StreamWriter, answer: Answer) -> bool:
-    """A quarter of a gigabyte of white space, packed into 260 kB."""
-    packed = gzip.compress(b" " * 2**28, compresslevel=6)
+    """64 megabytes of white space, packed into 65 kB."""
+    packed = gzip.compress(b" " * 2**26)
     return await well(writer, Answer(200, packed, answer.headers | {"content-encoding": "gzip"}))
 
 

@@ -50,6 +50,7 @@ SAMPLES: Mapping[str, tuple[str, Any]] = {
     "limits_without_redis": ("refuse", "refuse"),
     "data_dir": ("/data", Path("/data")),
     "max_file_bytes": ("1GiB", 2**30),
+    "max_stored_bytes": ("10GiB", 10 * 2**30),
     "database_url": ("none", "none"),
     "keys_max_stale_s": ("60", 60.0),
     "open_routes": ("health,metrics", ("health", "metrics")),

@@ -74,7 +74,7 @@ class Accounts:
         raise InvalidRequest("this server counts no usage (database_url is none)")
 
     def state(self) -> AccountsState | None:
-        """How keys and usage are kept up with, without waiting; None: there are none."""
+        """How keys, usage and limits are kept up with, without waiting; None: there are none."""
         return None
 
     async def aclose(self) -> None:

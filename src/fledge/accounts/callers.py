@@ -33,6 +33,11 @@ class Caller:
         return None if self.key is None else self.key.id
 
     @property
+    def owner(self) -> str | None:
+        """Whose its files and batches are; all that is made without a key has one owner."""
+        return self.tenant
+
+    @property
     def is_admin(self) -> bool:
         """Whether its key may manage models, keys and usage."""
         return self.key is not None and "admin" in self.key.scopes

@@ -112,6 +112,12 @@ class Reservation(Protocol):
 class Limits(Protocol):
     """Where the books are kept. For use from one event loop."""
 
+    @property
+    def are_shared(self) -> bool | None:
+        """Whether the books are those of all instances now, or have not been seen to be others;
+        None: they never are."""
+        ...
+
     async def reserve(self, holder: Holder, tokens: int) -> Reservation:
         """Let a request in. Who is refused is not charged.
 

@@ -113,6 +113,11 @@ class MemoryLimits:
         account.running += 1
         return _MemoryReservation(self, account, holder, tokens)
 
+    @property
+    def are_shared(self) -> bool | None:
+        """Never."""
+        return None
+
     async def aclose(self) -> None:
         """Nothing to let go of."""
 

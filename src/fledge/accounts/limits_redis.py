@@ -98,6 +98,11 @@ class RedisLimits:
             on_return=self._catch_up,
         )
 
+    @property
+    def are_shared(self) -> bool | None:
+        """Whether Redis answers, as far as it was asked. See `Limits.are_shared`."""
+        return not self._line.is_resting
+
     async def reserve(self, holder: Holder, tokens: int) -> Reservation:
         """Let a request in, or raise. See `Limits.reserve`."""
         if not holder.is_limited:

@@ -87,6 +87,9 @@ class Line:
 
     Raises:
         SettingsError: the URL is none of Redis.
+
+    Attributes:
+        is_resting: whether nobody asks, after failures in a row.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class Line:
         self._is_idle.set()
         self._is_closed = False
         self._failures = 0
-        self._is_resting = False
+        self.is_resting = False
         self._rest_s = 0.0
         self._overdue_s: float | None = None  # when the exchange under way will be too slow
         self._task: asyncio.Task[None] | None = None
@@ -117,7 +120,7 @@ class Line:
     @property
     def is_clear(self) -> bool:
         """Whether an answer may be hoped for: not while it rests, nor behind a slow exchange."""
-        return not self._is_resting and (
+        return not self.is_resting and (
             self._overdue_s is None or time.monotonic() <= self._overdue_s
         )
 
@@ -138,7 +141,7 @@ class Line:
     ) -> Call:
         """Let a call go out, behind all others."""
         call = Call(script, keys, arguments, must_go=must_go)
-        if self._is_resting or self._is_closed:
+        if self.is_resting or self._is_closed:
             self._lose([call])
             return call
         if self._task is None:
@@ -152,7 +155,7 @@ class Line:
     async def aclose(self) -> None:
         """Say what is left to be said, if Redis is there, and hang up. Safe to call twice."""
         self._is_closed = True
-        if not self._is_resting:
+        if not self.is_resting:
             with suppress(TimeoutError):
                 async with asyncio.timeout(GIVE_UP_S):
                     await self._is_idle.wait()
@@ -172,7 +175,7 @@ class Line:
     async def _speak(self) -> None:
         """Send calls, for as long as the line is open."""
         while True:
-            if self._is_resting:
+            if self.is_resting:
                 self._lose(self._calls)
                 self._calls.clear()
                 await asyncio.sleep(self._rest_s)
@@ -253,15 +256,15 @@ class Line:
         self._failures = 0
         if is_proof:
             self._rest_s = 0.0
-        if self._is_resting:
-            self._is_resting = False
+        if self.is_resting:
+            self.is_resting = False
             log.info("Redis answers again: %s are shared", self._what)
             self._on_return()
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
-        if self._failures >= FAILURES and not self._is_resting:
-            self._is_resting = True
+        if self._failures >= FAILURES and not self.is_resting:
+            self.is_resting = True
             self._rest_s = min(2 * self._rest_s or FIRST_REST_S, LONGEST_REST_S)
             log.warning(
                 "Redis does not answer (%s): going on without it for %s",

@@ -95,13 +95,14 @@ class StoredAccounts(Accounts):
         return await asyncio.to_thread(ask)
 
     def state(self) -> AccountsState:
-        """How keys and usage are kept up with. See `Accounts.state`."""
+        """How keys, usage and limits are kept up with. See `Accounts.state`."""
         meter = self.meter.status()
         return AccountsState(
             keys=len(self.keyring),
             keys_age_s=self.keyring.age_s(),
             sums_waiting=meter.waiting,
             unwritten_s=meter.written_s,
+            are_limits_shared=self._limits.are_shared,
         )
 
     async def aclose(self) -> None:

@@ -45,6 +45,7 @@ from fledge.errors import (
     ProviderRefused,
     ProviderUnavailable,
     Stopping,
+    StorageQuotaExceeded,
     StorageUnavailable,
     Unauthorized,
     UnknownBatch,
@@ -255,6 +256,7 @@ OPENAI = Dialect(
         Unauthorized: "Incorrect API key provided",
         Forbidden: "You have insufficient permissions for this operation",
         LimitExceeded: "Rate limit reached",
+        StorageQuotaExceeded: "You have exceeded your file storage quota",
         # Featherless's, where these limits come from.
         ConcurrencyExceeded: "Concurrency limit exceeded",
         BudgetExceeded: "You exceeded your current quota, please check your plan and billing "

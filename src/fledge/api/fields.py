@@ -96,6 +96,12 @@ Dimensions: TypeAlias = Annotated[
         "the whole vector was."
     ),
 ]
+Options: TypeAlias = Annotated[
+    Any,
+    Field(
+        description="`use_cache`: false computes anew, and reads nothing that was computed before."
+    ),
+]
 TruncationDirection: TypeAlias = Annotated[
     Direction | None, Field(description="The side that is cut away from a text that is too long.")
 ]

@@ -8,7 +8,6 @@ from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from fledge.accounts.callers import Caller
 from fledge.api.middleware.authenticate import caller_of
 from fledge.api.queries import Query, Text, last, parse_query
 from fledge.api.rendering import JsonResponse, dump, header_names
@@ -58,8 +57,8 @@ class Files:
 
     async def upload(self, request: Request) -> Response:
         """Keep a file, once all of it has come."""
-        notes = self._notes(request)
-        upload = await asyncio.to_thread(self._files.begin)
+        notes, caller = self._notes(request), caller_of(request.scope)
+        upload = await asyncio.to_thread(self._files.begin, caller.owner)
         try:
             form = await read_form(
                 request,
@@ -67,7 +66,7 @@ class Files:
                 max_file_bytes=self._settings.max_file_bytes,
                 idle_timeout_s=self._settings.request_timeout_s,
             )
-            stored = await self._kept(upload, form, caller_of(request.scope))
+            stored = await self._kept(upload, form)
         finally:
             await asyncio.to_thread(upload.discard)
         if unknown := [name for name in form.fields if name not in _FIELDS]:
@@ -110,7 +109,7 @@ class Files:
             headers=notes,
         )
 
-    async def _kept(self, upload: Upload, form: Form, caller: Caller) -> StoredFile:
+    async def _kept(self, upload: Upload, form: Form) -> StoredFile:
         if form.filename is None:
             raise InvalidRequest("`file` is required: a file to upload", field="file")
         purpose = form.fields.get("purpose")
@@ -128,7 +127,6 @@ class Files:
         return await asyncio.to_thread(
             upload.keep,
             name=_name(form.filename),
-            owner=None if caller.key is None else caller.key.id,
             purpose="batch",
             kept_s=kept_s,
         )

@@ -32,7 +32,13 @@ from fledge.api.fields import (
 from fledge.api.rendering import dump, dump_list
 from fledge.api.runner import Call, Operation, Plan
 from fledge.api.tasks import SIMILARITY_TASK, TASKS
-from fledge.api.waiting import patience_s, use_cache
+from fledge.api.waiting import (
+    CACHE_OPTION,
+    WAIT_OPTION,
+    patience_s,
+    unused_options,
+    use_cache,
+)
 from fledge.errors import InvalidRequest, MalformedBody
 from fledge.requests import CompareRequest, CompareResponse, EmbedRequest, EmbedResponse
 
@@ -87,8 +93,7 @@ class InferenceBody(Parameters):
     options: Any = Field(
         None,
         description="`wait_for_model`: true holds the request until the model is warm, false "
-        "never holds it. `use_cache`: false computes anew. Other options are accepted, and not "
-        "used.",
+        "never holds it. `use_cache`: false computes anew.",
     )
 
 
@@ -213,6 +218,7 @@ def _merged(body: InferenceBody) -> Merged:
                 ignored.append(prefix + name)
             elif value is not None and name not in values:
                 values[name], paths[name] = value, prefix + name
+    ignored += unused_options(body.options, CACHE_OPTION, WAIT_OPTION)
     if values.get("encoding_format") not in (None, "float"):
         ignored.append(paths["encoding_format"])
     return Merged(Parameters.model_construct(**values), paths, ignored)

@@ -16,6 +16,7 @@ from fledge.api.fields import (
     Dimensions,
     InputType,
     Items,
+    Options,
     PromptName,
     PromptText,
     Task,
@@ -29,7 +30,7 @@ from fledge.api.fields import (
 )
 from fledge.api.rendering import dump, dump_list
 from fledge.api.runner import Call, Operation, Plan
-from fledge.api.waiting import use_cache
+from fledge.api.waiting import CACHE_OPTION, unused_options, use_cache
 from fledge.errors import InvalidRequest
 from fledge.requests import Answer, EmbedRequest, EmbedResponse
 from fledge.vectors import to_base64
@@ -63,12 +64,14 @@ class EmbeddingsBody(Body):
         "the vector before the model's own normalization.",
     )
     inputs: Items = Field(None, description="Another name for `input`.")
+    options: Options = None
 
 
 def parse_embeddings(call: Call) -> Plan:
     """A body of `POST /v1/embeddings` as a plan."""
     body = parse_fields(EmbeddingsBody, call.data)
     ignored = body.unknown_fields() + unused_task(body)
+    ignored += unused_options(body.options, CACHE_OPTION)
     if body.input is not None:
         items, is_single = parse_items(body.input, field := "input", call.settings)
         if body.inputs is not None:
@@ -84,7 +87,7 @@ def parse_embeddings(call: Call) -> Plan:
         dimensions=body.dimensions,
         normalize="similarity" if body.normalize is None else body.normalize,
         truncation=truncation(body, default=False),
-        use_cache=use_cache(call),
+        use_cache=use_cache(call, body.options),
         caller=call.caller,
         timeout_s=call.settings.request_timeout_s,
         field=field,

@@ -13,6 +13,7 @@ from fledge.api.bodies import Body, parse_fields, wrong_type
 from fledge.api.errors import HUGGING_FACE, OPENAI
 from fledge.api.fields import (
     InputType,
+    Options,
     PromptName,
     PromptText,
     Task,
@@ -26,7 +27,7 @@ from fledge.api.fields import (
 )
 from fledge.api.rendering import dump
 from fledge.api.runner import Call, Operation, Plan
-from fledge.api.waiting import use_cache
+from fledge.api.waiting import CACHE_OPTION, unused_options, use_cache
 from fledge.errors import InvalidRequest
 from fledge.prompts import PromptChoice
 from fledge.requests import CompareRequest, CompareResponse
@@ -70,12 +71,14 @@ class RerankBody(Body):
         '"START" on the left, by "END" on the right.',
     )
     truncation_direction: TruncationDirection = None
+    options: Options = None
 
 
 def parse_rerank(call: Call) -> Plan:
     """A body of `POST /rerank` as a plan."""
     body = parse_fields(RerankBody, call.data)
     ignored = body.unknown_fields() + unused_task(body)
+    ignored += unused_options(body.options, CACHE_OPTION)
     if body.documents is not None:
         field, returned_as, originals = "documents", "document", body.documents
         if body.texts is not None:
@@ -97,7 +100,7 @@ def parse_rerank(call: Call) -> Plan:
             prefix="document_",
         ),
         truncation=truncation(body, default=True),
-        use_cache=use_cache(call),
+        use_cache=use_cache(call, body.options),
         caller=call.caller,
         timeout_s=call.settings.request_timeout_s,
         documents_field=field,

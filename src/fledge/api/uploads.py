@@ -48,6 +48,7 @@ async def read_form(
         MalformedBody: it is no form, or was cut off.
         InvalidRequest: it has more parts than it may.
         DeadlineExceeded: nothing came for a while.
+        StorageQuotaExceeded: the owner of the upload may not keep so many bytes.
         StorageUnavailable: the disk is full, or worse.
         ClientLeft: the client went away while sending.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 from fledge.api.runner import Call
 
+WAIT_OPTION, CACHE_OPTION = "wait_for_model", "use_cache"
 WAIT_HEADER = "x-wait-for-model"
 CACHE_HEADER = "x-use-cache"
 _YES = ("true", "1")
@@ -21,7 +22,7 @@ def patience_s(call: Call, options: Any) -> float:
     Not none in that case: an official client repeats a request that got a 503 without a pause, for
     ever. Of the two places, the one that asks to wait wins.
     """
-    body = options.get("wait_for_model") if isinstance(options, dict) else None
+    body = options.get(WAIT_OPTION) if isinstance(options, dict) else None
     wishes = {_wish(call.headers.get(WAIT_HEADER)), _wish(body)}
     if True in wishes:
         return call.settings.load_timeout_s
@@ -31,8 +32,23 @@ def patience_s(call: Call, options: Any) -> float:
 def use_cache(call: Call, options: Any = None) -> bool:
     """Whether an answer that was computed before will do; of the two places, the one that wants a
     new one wins."""
-    body = options.get("use_cache") if isinstance(options, dict) else None
+    body = options.get(CACHE_OPTION) if isinstance(options, dict) else None
     return False not in (_wish(call.headers.get(CACHE_HEADER)), _wish(body))
+
+
+def unused_options(options: Any, *used: str) -> list[str]:
+    """What stands under `options` and means nothing on a route, to be told among the ignored
+    fields.
+
+    Args:
+        options: the field.
+        used: those that the route knows.
+    """
+    if options is None:
+        return []
+    if not isinstance(options, dict):
+        return ["options"]
+    return [f"options.{name}" for name in options if name not in used]
 
 
 def _wish(value: Any) -> bool | None:

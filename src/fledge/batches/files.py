@@ -7,6 +7,7 @@ written under another name first, so that a file is whole or not there.
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from fledge.batches.documents import (
     storage,
     sync_folder,
 )
+from fledge.batches.quota import Quota
 from fledge.batches.records import Purpose, StoredFile
 from fledge.errors import UnknownFile
 
@@ -39,27 +41,38 @@ class FileStore:
 
     Args:
         folder: where they are; made when the first comes.
+        max_stored_bytes: what each owner may keep; None: as much as there is room for.
         now: the Unix time.
 
     Attributes:
         folder: likewise.
+        quota: what each owner keeps; files that batches make count too, and are never refused.
     """
 
-    def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_stored_bytes: int | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.folder = folder
+        self.quota = Quota(max_stored_bytes, self._stored_bytes)
         self._now = now
         self._documents = Documents(folder, StoredFile, "file-")
 
-    def begin(self) -> "Upload":
+    def begin(self, owner: str | None) -> "Upload":
         """A file that is on its way.
 
         Raises:
+            StorageQuotaExceeded: the owner keeps as much already as it may.
             StorageUnavailable: nothing can be written.
         """
+        self.quota.check(owner)
         with storage():
             make_folder(self.folder)
             part = self.folder / f"upload-{secrets.token_hex(16)}{PART_SUFFIX}"
-            return Upload(self, part)
+            return Upload(self, part, owner)
 
     def find(self, file_id: str, caller: Caller) -> StoredFile:
         """The caller's file of that id.
@@ -122,6 +135,7 @@ class FileStore:
             expires=now + kept_s,
         )
         self._documents.write(stored)
+        self.quota.add(owner, size)
         return stored
 
     def delete(self, file_id: str) -> None:
@@ -155,13 +169,26 @@ class FileStore:
                     if time.time() - path.stat().st_mtime > _ORPHANED_S:
                         path.unlink()
 
+    def _stored_bytes(self) -> Counter[str | None]:
+        """What each owner keeps: also what has expired and is still read by a batch."""
+        stored: Counter[str | None] = Counter()
+        for one in self._documents.all():
+            stored[one.owner] += one.bytes
+        return stored
+
 
 class Upload:
-    """A file that is on its way. Leaving the block without `keep` leaves nothing behind."""
+    """A file that is on its way. Leaving the block without `keep` leaves nothing behind.
 
-    def __init__(self, store: FileStore, part: Path) -> None:
+    Attributes:
+        bytes: how many have come.
+    """
+
+    def __init__(self, store: FileStore, part: Path, owner: str | None) -> None:
         self._store = store
         self._part = part
+        self._owner = owner
+        self._is_open = True
         self._file = os.fdopen(open_new(part), "wb")
         self.bytes = 0
 
@@ -169,13 +196,15 @@ class Upload:
         """Append bytes.
 
         Raises:
+            StorageQuotaExceeded: the owner may not keep so many.
             StorageUnavailable: the disk is full, or worse.
         """
+        self._store.quota.take(self._owner, len(data))
+        self.bytes += len(data)
         with storage():
             self._file.write(data)
-        self.bytes += len(data)
 
-    def keep(self, *, name: str, owner: str | None, purpose: Purpose, kept_s: float) -> StoredFile:
+    def keep(self, *, name: str, purpose: Purpose, kept_s: float) -> StoredFile:
         """Make it a file, for good once this returns.
 
         Raises:
@@ -185,14 +214,16 @@ class Upload:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-        return self._store.keep(
+        stored = self._store.keep(
             self._part,
             file_id=self._store.new_id(),
             name=name,
-            owner=owner,
+            owner=self._owner,
             purpose=purpose,
             kept_s=kept_s,
         )
+        self._give_back()
+        return stored
 
     def discard(self) -> None:
         """Forget it; does nothing once it is kept. Safe to call twice."""
@@ -200,6 +231,12 @@ class Upload:
             self._file.close()  # which writes what is buffered, or fails to
         with suppress(OSError):
             self._part.unlink(missing_ok=True)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._store.quota.give_back(self._owner, self.bytes)
 
     def __enter__(self) -> Self:
         return self

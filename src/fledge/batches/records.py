@@ -39,7 +39,7 @@ class Record(BaseModel):
         """Whether a caller may know of it: what is another's does not exist for it."""
         if caller.is_admin:
             return True
-        return self.owner == (None if caller.key is None else caller.key.id)
+        return self.owner == caller.owner
 
 
 class StoredFile(Record):

@@ -46,6 +46,7 @@ class BatchStore:
 
     Args:
         data_dir: nothing is made in it before the first file comes.
+        max_stored_bytes: as of `FileStore`.
         now: the Unix time.
 
     Attributes:
@@ -53,8 +54,14 @@ class BatchStore:
         folder: where the batches are.
     """
 
-    def __init__(self, data_dir: Path, *, now: Callable[[], float] = time.time) -> None:
-        self.files = FileStore(data_dir / "files", now=now)
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        max_stored_bytes: int | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.files = FileStore(data_dir / "files", max_stored_bytes=max_stored_bytes, now=now)
         self.folder = data_dir / "batches"
         self.now = now
         self._documents = Documents(self.folder, Batch, "batch_")
@@ -69,6 +76,7 @@ class BatchStore:
         Raises:
             UnknownFile: the caller has no such input file.
             InvalidRequest: it is no file for a batch.
+            StorageQuotaExceeded: the caller keeps as much already as it may.
             Overloaded: too many of the caller's wait already.
             StorageUnavailable: it cannot be written.
         """
@@ -78,8 +86,10 @@ class BatchStore:
                 f"`input_file_id` must be a file of the purpose batch, not {file.purpose}",
                 field="input_file_id",
             )
-        owner = None if caller.key is None else caller.key.id
-        waiting = sum(one.owner == owner and not one.has_ended for one in self._documents.all())
+        self.files.quota.check(caller.owner)
+        waiting = sum(
+            one.owner == caller.owner and not one.has_ended for one in self._documents.all()
+        )
         if waiting >= MOST_WAITING:
             raise Overloaded(
                 f"{waiting} of your batches have not ended yet, and at most {MOST_WAITING} may "
@@ -89,7 +99,7 @@ class BatchStore:
         now = self.now()
         batch = Batch(
             id=self._documents.new_id(),
-            owner=owner,
+            owner=caller.owner,
             bill_to=caller.bill_to,
             created=now,
             endpoint=spec.endpoint,

@@ -95,7 +95,7 @@ class Catalog:
         self._look_around()
         if (entry := self._look_up(name, provider)) is not None:
             return entry
-        if claims := self._claims(name):
+        if claims := self._claims(name) or self._claims(name.rpartition(":")[0]):
             raise UnknownModel(_ambiguous(name, claims))
         hub_id = name.partition(":")[0]
         if may_join and self._allows_any and _HUB_ID.fullmatch(hub_id):
@@ -174,8 +174,8 @@ def _names_at_providers(entries: Sequence[ModelEntry]) -> dict[tuple[str, str], 
 def _ambiguous(name: str, claims: Mapping[str, ModelEntry]) -> str:
     meanings = " and ".join(f"{entry.id} at {who}" for who, entry in claims.items())
     return (
-        f"{quoted(name)} is the name of {meanings}: give the model's id, or the provider behind a "
-        f"colon, as {quoted(f'{name}:{next(iter(claims))}')}"
+        f"{quoted(name)} is the name of {meanings}: give the model's id, or one of these providers "
+        "behind a colon"
     )
 
 

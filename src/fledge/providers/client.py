@@ -9,11 +9,13 @@ not passed on, since it may quote a header.
 
 import asyncio
 import ssl
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
 
 import httpx2
 
-from fledge.errors import ProviderUnavailable
+from fledge.errors import ProviderUnavailable, SettingsError
 from fledge.providers.addresses import Addresses, Resolve, look_up
 from fledge.providers.bodies import read_beginning, read_whole
 from fledge.providers.places import Places
@@ -50,12 +52,9 @@ class ProviderClient:
         self._addresses = Addresses(
             provider.name, self._base.host, port, allow_private=allow_private, resolve=resolve
         )
-        verify: ssl.SSLContext | bool = True
-        if provider.ca_file is not None:
-            verify = ssl.create_default_context(cafile=provider.ca_file)
         self._http = httpx2.AsyncClient(
             headers=self._headers(),
-            verify=verify,
+            verify=_trusted(provider.ca_file),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             timeout=httpx2.Timeout(provider.timeout_s, connect=provider.connect_timeout_s),
             limits=httpx2.Limits(
@@ -153,6 +152,23 @@ class ProviderClient:
             else:
                 content = await read_beginning(chunks, headers, _MOST_ERROR_BYTES)
             return Reply(response.status_code, headers, content)
+
+
+@cache
+def _trusted(ca_file: Path | None) -> ssl.SSLContext:
+    """Kept, since reading the system's certificates takes 60 ms.
+
+    Raises:
+        SettingsError: there are none in the file.
+    """
+    if ca_file is None:
+        return httpx2.create_ssl_context(trust_env=False)
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # of which SSLError is one
+        raise SettingsError(
+            f"ca_file: no certificates can be read from {ca_file} ({type(error).__name__})"
+        ) from None
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:

@@ -87,13 +87,14 @@ def error_of(
             status=status,
             retry_after_s=retry_after_s(reply) or _LOADING_RETRY_AFTER_S,
         )
-    said = _code_and_words(reply)
-    if status == _BODY_TOO_LARGE or (status in _MAY_BE_TOO_LONG and _TOO_MUCH.search(said)):
+    is_too_much = status in _MAY_BE_TOO_LONG and _TOO_MUCH.search(_code_and_words(reply))
+    if status == _BODY_TOO_LARGE or is_too_much:
         return CannotCarry(f"{message}; it takes less in one request")
     kind: type[ProviderUnavailable | ProviderRefused] = ProviderRefused
     if status < 400 or status >= 500 or status in _LATER:
         kind = ProviderUnavailable
-    elif status in _OPERATORS or _UNKNOWN_MODEL.search(said):
+    # Not in all that came: a text that is quoted there may say so, and be meant to.
+    elif status in _OPERATORS or _UNKNOWN_MODEL.search(f"{words} {_code(reply)}"):
         kind = ProviderDenied
     return kind(message, provider=provider, status=status, retry_after_s=retry_after_s(reply))
 
@@ -140,6 +141,12 @@ def _estimated_time(reply: Reply) -> float | None:
     found: Any = _object(reply).get("estimated_time")
     is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
     return float(found) if is_number else None
+
+
+def _code(reply: Reply) -> str:
+    """What OpenAI's servers name an error for programs."""
+    found = _object(reply).get("error")
+    return str(found.get("code", "")) if isinstance(found, dict) else ""
 
 
 def _object(reply: Reply) -> dict[str, Any]:

@@ -17,9 +17,13 @@ _HIDDEN = "…"
 _TEXT_RUN = 12
 """So many characters in a row of a text are taken for a part of it."""
 _KEY_RUN = 6
+_SHORTEST_RUN = 3
+"""Shorter texts are in every sentence."""
 # Bytes and characters as programs spell those beyond ASCII, and keys with their middle struck out.
 _SPELLED_OUT = re.compile(r"(?:\\+(?:x[0-9a-f]{2}|u[0-9a-f]{4})){2,}", re.I)
 _STRUCK_OUT = re.compile(r"\S*\*{2,}\S*")
+# What touches a part of a text may be the rest of it.
+_AROUND = re.compile(rf"\S*{_HIDDEN}\S*(?:\s+\S*{_HIDDEN}\S*)*")
 # As much as can end up in the line, so that nothing looks at a page of megabytes.
 _LONGEST_LOOKED_AT = 4 * LONGEST
 
@@ -32,10 +36,13 @@ def told(body: bytes, *, key: str | None, texts: Sequence[str]) -> str:
         texts: what else must not be in it.
     """
     line = _one_line(_message(body))
-    line = _STRUCK_OUT.sub(_HIDDEN, _SPELLED_OUT.sub(_HIDDEN, line))[:LONGEST]
-    if key:
-        line = _without(line, [key], _KEY_RUN)
-    return _without(line, texts, _TEXT_RUN)
+    # Cut at last: of a text that ends with the line there must be enough to know it by.
+    line = _STRUCK_OUT.sub(_HIDDEN, _SPELLED_OUT.sub(_HIDDEN, line))[: LONGEST + _TEXT_RUN]
+    shared = [False] * len(line)
+    for secret, run in [(key or "", _KEY_RUN), *((text, _TEXT_RUN) for text in texts)]:
+        _mark(line, " ".join(secret.split()), run, shared)
+    kept = "".join(_HIDDEN if is_in else c for c, is_in in zip(line, shared, strict=True))
+    return _AROUND.sub(_HIDDEN, kept)[:LONGEST]
 
 
 def _message(body: bytes) -> str:
@@ -65,19 +72,11 @@ def _one_line(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in kept).split())
 
 
-def _without(line: str, secrets: Sequence[str], run: int) -> str:
-    """The line without what it shares with one of the secrets."""
-    shared = [False] * len(line)
-    for secret in secrets:
-        plain = " ".join(secret.split())
-        length = min(run, len(plain))
-        if length >= 3:
-            _mark(line, plain, length, shared)
-    marked = "".join("\0" if is_shared else c for c, is_shared in zip(line, shared, strict=True))
-    return re.sub("\0+", _HIDDEN, marked)
-
-
-def _mark(line: str, secret: str, run: int, shared: list[bool]) -> None:
+def _mark(line: str, secret: str, longest_run: int, shared: list[bool]) -> None:
+    """Mark what the line shares with a secret."""
+    run = min(longest_run, len(secret))
+    if run < _SHORTEST_RUN:
+        return
     for start in range(len(line) - run + 1):
         if line[start : start + run] in secret:
             shared[start : start + run] = [True] * run

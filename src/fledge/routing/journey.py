@@ -212,22 +212,29 @@ class Journey(Generic[Result]):
         if has_others and not place.is_remote:
             patience_s = 0.0 if health.loads else options.cold_patience_s
         turn = Turn(self._plan.entry, place, self._deadline, health, patience_s, self._saw)
-        timer = asyncio.timeout(options.attempt_timeout_s if has_others else None)
         with health.asked():
             try:
-                async with timer:
-                    return Answered(place, await self._attempt(turn))
-            except TimeoutError as error:
-                if not timer.expired():
-                    raise
-                reason = f"{place.name} gave no answer within {options.attempt_timeout_s:g} s"
-                health.fail(Fault(reason=reason))
-                raise BackendUnavailable(reason) from error
+                if has_others and options.attempt_timeout_s is not None:
+                    return Answered(place, await self._hurry(turn, options.attempt_timeout_s))
+                return Answered(place, await self._attempt(turn))
             except ModelLoading as error:
                 health.load(error.estimated_time_s)
                 if turn.was_hurried:
                     self._hurried = place
                 raise
+
+    async def _hurry(self, turn: Turn, timeout_s: float) -> Result:
+        """An attempt that must not take longer."""
+        timer = asyncio.timeout(timeout_s)
+        try:
+            async with timer:
+                return await self._attempt(turn)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            reason = f"{turn.place.name} gave no answer within {timeout_s:g} s"
+            self._plan.health[turn.place.name].fail(Fault(reason=reason))
+            raise BackendUnavailable(reason) from None
 
     def _saw(self, place: Place, card: ModelCard) -> None:
         if len(self._plan.health) > 1:
@@ -246,12 +253,16 @@ class Journey(Generic[Result]):
 
     def _pause_s(self, rounds: int) -> float | None:
         """Seconds until the next round; None: there is none."""
-        again = [one for one in self._failures.values() if one.outcome.may_pass]
-        is_worth_it = any(one.outcome.is_retried for one in again)
-        if not is_worth_it or rounds >= self._options.max_rounds:
+        # Those that rested all the while have not failed this request: they may be back in time.
+        worth_it = [
+            place
+            for place in self._plan.places
+            if place.name not in self._failures or self._failures[place.name].outcome.is_retried
+        ]
+        if not worth_it or rounds >= self._options.max_rounds:
             return None
         longest_s = self._options.longest_pause_s
-        rest_s = min(self._plan.health[one.name].rest_s for one in again)
+        rest_s = min(self._plan.health[place.name].rest_s for place in worth_it)
         pause = max(pause_s(rounds, self._random, longest_s=longest_s), rest_s)
         return pause if pause <= longest_s and pause < self._deadline.left_s else None
 

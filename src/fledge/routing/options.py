@@ -25,8 +25,8 @@ class RouterOptions:
         hedge_after_s: after so long without an answer the next place is asked too, and the first
             good answer counts; None: never. Both are paid.
         hedge_after_s_by_model: public id -> the same, for models that differ.
-        hedge_price_limit_nanos: places that cost more for a million tokens are not asked as the
-            second; None: all are.
+        hedge_price_limit_nanos: places that cost more for a million tokens, or nobody knows what,
+            are not asked as the second; None: all are.
     """
 
     routes: Mapping[str, Route] = field(default_factory=dict)
@@ -48,8 +48,8 @@ class RouterOptions:
 
     def may_hedge(self, place: Place) -> bool:
         """Whether a place may be asked as the second."""
-        limit = self.hedge_price_limit_nanos
-        return limit is None or place.price_nanos_per_million_tokens <= limit
+        limit, price = self.hedge_price_limit_nanos, place.price_nanos_per_million_tokens
+        return limit is None or (price is not None and price <= limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,16 @@ def ranked(
 ) -> list[Place]:
     """In the order of a policy; of equals, and without one, as they came."""
     if policy == "cheapest":
-        return sorted(places, key=lambda place: place.price_nanos_per_million_tokens)
+        return sorted(places, key=_price)
     if policy == "fastest":
         return sorted(places, key=lambda place: _speed(health_of[place.name], size, now_s))
     return list(places)
+
+
+def _price(place: Place) -> float:
+    """What nobody knows is taken for the dearest."""
+    price = place.price_nanos_per_million_tokens
+    return math.inf if price is None else price
 
 
 def _speed(health: Health, size: Size, now_s: float) -> float:

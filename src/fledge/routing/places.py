@@ -38,8 +38,8 @@ class Place(Protocol):
         ...
 
     @property
-    def price_nanos_per_million_tokens(self) -> int:
-        """What it costs; 0: nothing."""
+    def price_nanos_per_million_tokens(self) -> int | None:
+        """What it costs, in billionths; None: nobody knows."""
         ...
 
     def use(self, entry: ModelEntry, *, patience_s: float) -> AbstractAsyncContextManager[Backend]:
@@ -54,7 +54,7 @@ class LocalPlace:
     deployments: Deployments
     name: str = LOCAL
     is_remote: bool = False
-    price_nanos_per_million_tokens: int = 0
+    price_nanos_per_million_tokens: int | None = 0
 
     def use(self, entry: ModelEntry, *, patience_s: float) -> AbstractAsyncContextManager[Backend]:
         """The running model; a cold one is loaded."""
@@ -67,7 +67,7 @@ class RemotePlace:
 
     name: str
     backend: Backend
-    price_nanos_per_million_tokens: int = 0
+    price_nanos_per_million_tokens: int | None = None
     is_remote: bool = True
 
     @asynccontextmanager

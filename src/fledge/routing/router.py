@@ -35,7 +35,7 @@ class PlaceState:
     Attributes:
         name: the deployment's.
         is_remote: whether it is a provider.
-        price_nanos_per_million_tokens: what it costs.
+        price_nanos_per_million_tokens: what it costs; None: nobody knows.
         health: how it does.
         relation: whether it answers in the space of the model's first place, which is the
             `reference`.
@@ -46,7 +46,7 @@ class PlaceState:
 
     name: str
     is_remote: bool
-    price_nanos_per_million_tokens: int
+    price_nanos_per_million_tokens: int | None
     health: HealthReport
     relation: Relation | Literal["reference"]
     verdict: Verdict | None = None

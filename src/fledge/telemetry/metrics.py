@@ -122,6 +122,12 @@ _USAGE_AGE = Family(
     "gauge",
     "Since all usage was in the database; under a second is usual.",
 )
+_LIMITS_SHARED = Family(
+    "fledge_limits_shared",
+    "gauge",
+    "1: instances share the limits of keys over Redis, which has not been seen to fail; 0: it has, "
+    "and what limits_without_redis says is done. Absent without redis_url.",
+)
 
 
 class ModelMetrics:
@@ -295,7 +301,7 @@ class Metrics:
         self._registry.show([_CACHE_ANSWERS, _CACHE_MEMORY, _CACHE_BUDGET, *tiers], read)
 
     def show_accounts(self, state: Callable[[], AccountsState | None]) -> None:
-        """Ask for keys and usage whenever the metrics are read; None: there are none."""
+        """Ask for keys, usage and limits whenever the metrics are read; None: there are none."""
 
         def read() -> Iterator[Reading]:
             if (now := state()) is not None:
@@ -303,8 +309,11 @@ class Metrics:
                 yield _KEYS_AGE, (), now.keys_age_s
                 yield _USAGE_WAITING, (), now.sums_waiting
                 yield _USAGE_AGE, (), now.unwritten_s
+                if now.are_limits_shared is not None:
+                    yield _LIMITS_SHARED, (), now.are_limits_shared
 
-        self._registry.show([_KEYS, _KEYS_AGE, _USAGE_WAITING, _USAGE_AGE], read)
+        families = [_KEYS, _KEYS_AGE, _USAGE_WAITING, _USAGE_AGE, _LIMITS_SHARED]
+        self._registry.show(families, read)
 
     def observe_request(self, notes: Notes) -> None:
         """Count one answered request."""

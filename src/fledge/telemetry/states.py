@@ -62,19 +62,21 @@ class CacheState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountsState:
-    """Keys and usage, as this instance knows them.
+    """Keys, usage and limits, as this instance knows them.
 
     Attributes:
         keys: how many live.
         keys_age_s: seconds since their database last answered.
         sums_waiting: different sums of usage that are not in the database yet.
         unwritten_s: seconds since all were.
+        are_limits_shared: whether the limits are those of all instances now; None: they never are.
     """
 
     keys: int
     keys_age_s: float
     sums_waiting: int
     unwritten_s: float
+    are_limits_shared: bool | None = None
 
 
 class QueueState(Protocol):

@@ -156,13 +156,20 @@ def test_the_header_asks_for_a_new_computation_on_every_dialect(
     assert twins.ask(path, body).headers["x-compute-type"] == "cache"
 
 
+@pytest.mark.parametrize("path", DIALECTS)
 @pytest.mark.parametrize("word", [False, "false", 0, " FALSE "])
-def test_the_option_asks_for_a_new_computation(twins: Twins, word: Any) -> None:
-    body = {"inputs": ["a"], "options": {"use_cache": word}}
-    for _ in range(2):
-        assert twins.ask(HF, body, {"x-use-cache": "true"}).headers["x-compute-type"] == "cpu"
-    assert len(twins.model.jobs) == 2
-    assert twins.hits(HF, {"inputs": ["a"], "options": {"use_cache": True}}) == 1
+def test_the_option_asks_for_a_new_computation_on_every_dialect(
+    twins: Twins, path: str, word: Any
+) -> None:
+    body = DIALECTS[path] | {"options": {"use_cache": word}}
+    for _ in range(3):
+        before = len(twins.model.jobs)
+        response = twins.ask(path, body, {"x-use-cache": "true"})
+        assert response.headers["x-compute-type"] == "cpu"
+        assert "x-fledge-ignored" not in response.headers
+        assert len(twins.model.jobs) > before
+    kept = twins.ask(path, DIALECTS[path] | {"options": {"use_cache": True}})
+    assert kept.headers["x-compute-type"] == "cache"
 
 
 def test_an_input_is_kept_once_for_all_dialects(twins: Twins) -> None:

@@ -54,7 +54,8 @@ def app_of(folder: Path, accounts: Accounts | None = None, **changes: Any) -> An
         settings,
         accounts=accounts,
     )
-    return create_app(service, settings, batches=BatchStore(folder))
+    batches = BatchStore(folder, max_stored_bytes=settings.max_stored_bytes)
+    return create_app(service, settings, batches=batches)
 
 
 def client_of(app: Any) -> TestClient:
@@ -302,6 +303,37 @@ def test_an_empty_list_is_a_list(client: TestClient) -> None:
         "last_id": None,
         "has_more": False,
     }
+
+
+def test_who_keeps_too_much_is_answered_as_openai_answers(tmp_path: Path) -> None:
+    with client_of(app_of(tmp_path, max_stored_bytes=1024)) as client:
+        kept = post(client, form(PURPOSE, part("file", b"x" * 1024, "a"))).json()
+        batch = {
+            "input_file_id": kept["id"],
+            "endpoint": "/v1/embeddings",
+            "completion_window": "24h",
+        }
+        for answer in (post(client, form(PURPOSE, FILE)), client.post("/v1/batches", json=batch)):
+            assert answer.status_code == 400
+            assert answer.json()["error"] == {
+                "message": "You have exceeded your file storage quota. 1024 bytes of your files "
+                "are kept, and at most 1024 may be (max_stored_bytes): delete some, as results "
+                "that were fetched",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "storage_quota_exceeded",
+            }
+        assert len(left(tmp_path)) == 2
+        client.delete(f"/v1/files/{kept['id']}")
+        assert post(client, form(PURPOSE, FILE)).status_code == 200
+
+
+def test_an_upload_ends_where_it_would_be_too_much_and_leaves_nothing(tmp_path: Path) -> None:
+    with client_of(app_of(tmp_path, max_stored_bytes=1024)) as client:
+        answer = post(client, form(PURPOSE, part("file", b"x" * 1025, "a")))
+        assert answer.json()["error"]["code"] == "storage_quota_exceeded"
+        assert left(tmp_path) == []
+        assert post(client, form(PURPOSE, part("file", b"x" * 1024, "a"))).status_code == 200
 
 
 def test_a_key_sees_its_own_files_and_an_admin_all(tmp_path: Path) -> None:

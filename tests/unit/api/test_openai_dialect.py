@@ -99,10 +99,40 @@ def test_stray_inputs_beside_input_are_ignored_and_named(serve: Serve) -> None:
 
 
 def test_unknown_fields_are_ignored_and_named(serve: Serve) -> None:
-    request = {"input": "a", "q": 1, "parameters": {"z": 1}, "options": None}
+    request = {"input": "a", "q": 1, "parameters": {"z": 1}}
     response = serve().post("/v1/embeddings", json=request)
     assert response.status_code == 200
-    assert response.headers["x-fledge-ignored"] == "q,parameters,options"
+    assert response.headers["x-fledge-ignored"] == "q,parameters"
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/rerank", "/v1/rerank", "/"])
+@pytest.mark.parametrize(
+    ("options", "ignored"),
+    [
+        (None, None),
+        ({}, None),
+        ({"use_cache": False}, None),
+        ({"use_gpu": True, "use_cache": True, "q": 1}, "options.use_gpu,options.q"),
+        ("fast", "options"),
+    ],
+)
+def test_options_that_mean_nothing_are_named_alike_on_every_route(
+    serve: Serve, path: str, options: Any, ignored: str | None
+) -> None:
+    bodies = {"/v1/embeddings": {"input": "a"}, "/": {"inputs": "a"}}
+    body = bodies.get(path, {"query": "a", "documents": ["b"]}) | {"options": options}
+    assert serve().post(path, json=body).headers.get("x-fledge-ignored") == ignored
+    strict = serve(strict_fields=True).post(path, json=body)
+    assert strict.status_code == (400 if ignored else 200)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/rerank"])
+def test_an_option_of_hugging_face_about_loading_means_nothing_here(
+    serve: Serve, path: str
+) -> None:
+    body = {"input": "a"} if "embed" in path else {"query": "a", "documents": ["b"]}
+    response = serve().post(path, json=body | {"options": {"wait_for_model": True}})
+    assert response.headers["x-fledge-ignored"] == "options.wait_for_model"
 
 
 def test_strict_fields_refuses_unknown_ones(serve: Serve) -> None:

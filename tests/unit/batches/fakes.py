@@ -56,10 +56,9 @@ def jsonl(lines: Sequence[dict[str, Any]]) -> bytes:
 
 
 def upload(store: BatchStore, data: bytes, caller: Caller = NOBODY) -> str:
-    with store.files.begin() as file:
+    with store.files.begin(caller.owner) as file:
         file.write(data)
-        owner = None if caller.key is None else caller.key.id
-        return file.keep(name="in.jsonl", owner=owner, purpose="batch", kept_s=30 * 86400.0).id
+        return file.keep(name="in.jsonl", purpose="batch", kept_s=30 * 86400.0).id
 
 
 def create(store: BatchStore, data: bytes, caller: Caller = NOBODY) -> Batch:

@@ -16,6 +16,7 @@ from fledge.errors import (
     FileInUse,
     InvalidRequest,
     Overloaded,
+    StorageQuotaExceeded,
     StorageUnavailable,
     UnknownBatch,
     UnknownFile,
@@ -96,7 +97,7 @@ def test_folders_and_files_are_for_their_owner_alone(store: BatchStore) -> None:
 
 
 def test_an_upload_that_is_not_kept_leaves_nothing(store: BatchStore) -> None:
-    with store.files.begin() as file:
+    with store.files.begin(None) as file:
         file.write(b"x" * 100_000)
     assert names(store.files.folder) == []
 
@@ -179,10 +180,58 @@ def test_only_so_many_batches_of_an_owner_wait(
     create(store, DATA, A)
 
 
+def test_an_owner_keeps_so_many_bytes_and_no_more(tmp_path: Path, clock: Clock) -> None:
+    store = BatchStore(tmp_path, max_stored_bytes=2 * len(DATA), now=clock)
+    first, _ = upload(store, DATA, A), upload(store, DATA, A)
+    with pytest.raises(StorageQuotaExceeded, match=rf"^{2 * len(DATA)} bytes"):
+        store.files.begin(A.owner)
+    upload(store, DATA, B)
+    upload(store, DATA)
+    store.delete_file(first, A)
+    with store.files.begin(A.owner) as one, store.files.begin(A.owner) as other:
+        one.write(DATA[:-1])
+        with pytest.raises(StorageQuotaExceeded):  # what is on its way counts too
+            other.write(b"xx")
+        other.write(b"x")
+    upload(store, DATA, A)  # and what was not kept does not
+
+
+def test_files_that_another_instance_takes_in_or_removes_count_too(
+    tmp_path: Path, clock: Clock
+) -> None:
+    store, other = (
+        BatchStore(tmp_path, max_stored_bytes=2 * len(DATA), now=clock) for _ in range(2)
+    )
+    first = upload(other, DATA, A)
+    upload(store, DATA, A)
+    with pytest.raises(StorageQuotaExceeded):
+        store.files.begin(A.owner)
+    other.delete_file(first, A)
+    upload(store, DATA, A)
+
+
+def test_a_batch_that_was_accepted_keeps_its_results_and_then_no_other_is_made(
+    tmp_path: Path, clock: Clock
+) -> None:
+    store = BatchStore(tmp_path, max_stored_bytes=2 * len(DATA), now=clock)
+    batch = create(store, DATA, A)
+    spec = BatchSpec(endpoint="/", completion_window="24h", input_file_id=batch.input_file_id)
+    store.output_path(batch).write_bytes(b"x" * 9 * len(DATA))
+    batch = batch.entered("completed", 1.0, has_output=True)
+    store.publish(batch)
+    store.write(batch)
+    assert store.files.find(batch.output_file_id, A).bytes == 9 * len(DATA)
+    for _ in range(2):
+        with pytest.raises(StorageQuotaExceeded):
+            store.create(spec, A)
+    store.delete_file(batch.output_file_id, A)
+    store.create(spec, A)
+
+
 def test_a_folder_that_may_not_be_written_to_is_the_servers_own_fault(tmp_path: Path) -> None:
     (tmp_path / "files").write_bytes(b"a file")
     with pytest.raises(StorageUnavailable):
-        BatchStore(tmp_path).files.begin()
+        BatchStore(tmp_path).files.begin(None)
 
 
 def test_pages_follow_one_another(store: BatchStore, clock: Clock) -> None:

@@ -151,3 +151,49 @@ def test_every_name_leads_to_an_entry_or_is_refused(entries: list[ModelEntry], n
         assert catalog.find(name) in entries
     except UnknownModel:
         assert name not in {entry.id for entry in entries}
+
+
+NEAR = ModelEntry(id="org/near", provider_ids={"one": "embed", "two": "shared"})
+FAR = ModelEntry(id="org/far", provider_ids={"two": "Embed", "three": "shared-too"})
+
+
+@pytest.mark.parametrize("name", ["embed", "EMBED", "embed:fastest"])
+def test_a_name_that_two_providers_give_to_two_models_leads_to_neither(name: str) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        Catalog([NEAR, FAR]).find(name)
+
+    assert str(caught.value) == (
+        f'"{name}" is the name of org/near at one and org/far at two: give the model\'s id, or one '
+        "of these providers behind a colon"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "entry"),
+    [
+        ("embed:one", None, NEAR),
+        ("Embed:TWO", None, FAR),
+        ("embed", "one", NEAR),
+        ("embed", "Two", FAR),
+        ("shared", None, NEAR),
+        ("shared", "three", NEAR),
+        ("org/far", "one", FAR),
+        ("org/far:one", None, FAR),
+    ],
+)
+def test_a_provider_that_is_named_says_whose_name_it_is(
+    name: str, provider: str | None, entry: ModelEntry
+) -> None:
+    assert Catalog([NEAR, FAR]).find(name, provider=provider) is entry
+
+
+def test_a_provider_s_name_is_nobody_else_s_id() -> None:
+    taken = ModelEntry(id="org/taken", provider_ids={"one": "org/near", "two": "near"})
+    catalog = Catalog([taken, NEAR])
+    assert catalog.find("org/near") is catalog.find("near") is NEAR
+    assert catalog.find("org/near:one") is catalog.find("near", provider="two") is taken
+
+
+def test_two_providers_may_call_one_model_the_same() -> None:
+    both = ModelEntry(id="org/both", provider_ids={"one": "both-there", "two": "Both-There"})
+    assert Catalog([both]).find("both-there") is both

@@ -59,7 +59,7 @@ class FakePlace:
         self,
         name: str = "local",
         *,
-        price: int = 0,
+        price: int | None = 0,
         card: ModelCard | None = None,
         delay_s: float = 0.1,
     ) -> None:

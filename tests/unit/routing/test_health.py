@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.routing.health import (
@@ -147,6 +147,7 @@ def test_an_error_is_one_line_and_short() -> None:
     assert len(one_line("x" * 1000)) == LONGEST_ERROR_CHARS
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["fail", "throttle", "told", "succeed", "ask", "leave", "wait"])))
 def test_a_place_that_is_not_well_is_tried_by_one_at_a_time(events: list[str]) -> None:
     """Whatever happens in whatever order."""

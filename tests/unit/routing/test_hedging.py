@@ -12,7 +12,7 @@ from tests.unit.routing.virtual import clock, run, settle
 HEDGED = RouterOptions(hedge_after_s=0.5)
 
 
-def places(*delays_s: float, price: int = 0) -> list[FakePlace]:
+def places(*delays_s: float, price: int | None = 0) -> list[FakePlace]:
     names = ("local", "nebius", "scaleway")
     return [
         FakePlace(name, delay_s=delay_s, price=price)
@@ -121,9 +121,10 @@ def test_a_client_that_leaves_ends_both() -> None:
     run(story())
 
 
-def test_a_place_that_is_too_dear_is_no_second_but_still_stands_in() -> None:
+@pytest.mark.parametrize("price", [50, None])
+def test_a_place_that_is_too_dear_is_no_second_but_still_stands_in(price: int | None) -> None:
     async def story() -> None:
-        local, nebius = places(1, 0.1, price=50)
+        local, nebius = places(1, 0.1, price=price)
         options = RouterOptions(hedge_after_s=0.5, hedge_price_limit_nanos=49)
         world = World(local, nebius, options=options)
         assert await world.ask() == "local"

@@ -1,7 +1,7 @@
 """What a request may take at a place."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.routing.latency import Latency
@@ -51,6 +51,7 @@ def test_a_request_that_was_given_up_tells_only_that_it_was_slow() -> None:
     assert after_s > 2.5
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(SIZES, st.floats(0.0001, 100)), min_size=1), SIZES)
 def test_every_expectation_is_a_time(pairs: list[tuple[int, float]], texts: int) -> None:
     expected_s = measured(*pairs).expected_s(texts)
@@ -58,6 +59,7 @@ def test_every_expectation_is_a_time(pairs: list[tuple[int, float]], texts: int)
     assert 0.0 <= expected_s < 1e9
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(SIZES, st.floats(0.0001, 100)), min_size=1), SIZES, SIZES)
 def test_more_texts_are_never_expected_sooner(
     pairs: list[tuple[int, float]], texts: int, others: int
@@ -70,6 +72,7 @@ def test_more_texts_are_never_expected_sooner(
     assert a <= b * (1 + 1e-9) + 1e-9
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9), st.integers(0, 10**12))
 def test_costs_are_whole_and_rounded_up(tokens: int, price: int) -> None:
     cost = cost_nanos(tokens, price)

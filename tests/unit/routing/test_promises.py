@@ -54,6 +54,7 @@ def places_of(plan: list[tuple[list[Exception | None], float]]) -> list[FakePlac
     return places
 
 
+@settings(deadline=None)
 @given(plans, routes, hedges, st.floats(0.05, 20))
 def test_nobody_is_asked_after_the_deadline_and_nobody_waits_longer(
     plan: list[tuple[list[Exception | None], float]],
@@ -76,6 +77,7 @@ def test_nobody_is_asked_after_the_deadline_and_nobody_waits_longer(
     run(story())
 
 
+@settings(deadline=None)
 @given(plans, routes, hedges)
 def test_no_place_is_asked_more_often_than_there_are_rounds(
     plan: list[tuple[list[Exception | None], float]], route: Route, hedge_s: float | None
@@ -91,6 +93,7 @@ def test_no_place_is_asked_more_often_than_there_are_rounds(
     run(story())
 
 
+@settings(deadline=None)
 @given(plans, hedges, st.integers(0, 3))
 def test_with_one_place_that_works_every_request_is_answered(
     plan: list[tuple[list[Exception | None], float]], hedge_s: float | None, index: int
@@ -106,6 +109,7 @@ def test_with_one_place_that_works_every_request_is_answered(
     run(story())
 
 
+@settings(deadline=None)
 @given(plans, routes, hedges, st.integers(0, 3))
 def test_an_error_of_the_clients_is_told_and_never_tried_again(
     plan: list[tuple[list[Exception | None], float]],
@@ -128,7 +132,7 @@ def test_an_error_of_the_clients_is_told_and_never_tried_again(
 
 
 @given(st.integers(0, 10_000), hedges)
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 def test_places_fail_in_turn_under_steady_load_and_no_client_sees_an_error(
     seed: int, hedge_s: float | None
 ) -> None:

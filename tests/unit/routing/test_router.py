@@ -213,10 +213,11 @@ def test_a_route_of_the_settings_is_an_order() -> None:
 
 def test_the_cheapest_is_by_price_and_then_by_preference() -> None:
     async def story() -> None:
-        prices = {"together": 30, "nebius": 10, "scaleway": 20, "deepinfra": 10}
+        prices = {"openai": None, "together": 30, "nebius": 10, "scaleway": 20, "deepinfra": 10}
         world = World(*(FakePlace(name, price=price) for name, price in prices.items()))
         found = world.router.candidates(MODEL, Route(policy="cheapest"))
-        assert [one.name for one in found] == ["nebius", "deepinfra", "scaleway", "together"]
+        names = [one.name for one in found]
+        assert names == ["nebius", "deepinfra", "scaleway", "together", "openai"]
 
     run(story())
 
@@ -356,6 +357,10 @@ def test_a_key_that_is_not_accepted_is_not_sent_with_every_request() -> None:
         assert len(nebius.jobs) == 1
         state = world.router.states(MODEL)[0]
         assert (state.health.state, state.health.last_status) == ("resting", 401)
+        with pytest.raises(ProviderUnavailable) as raised:
+            await world.ask(NEBIUS_ALONE)
+        assert "no such key" in state.health.last_error  # for the operator alone
+        assert "no such key" not in str(raised.value)
 
     run(story())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.errors import BackendUnavailable, CannotCarry, FledgeError
@@ -133,6 +133,7 @@ def test_what_a_place_cannot_be_asked_is_not_compared() -> None:
     assert (verdict.texts, verdict.differences(0.99)) == (len(TEXTS), [])
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_stricter_setting_never_lets_more_through(first: float, second: float) -> None:
     low, high = sorted((first, second))

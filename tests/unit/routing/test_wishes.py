@@ -1,7 +1,7 @@
 """What requests and settings may say about where a model runs."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.routing.wishes import USUAL, Route, chosen, route_of, split_name
@@ -30,6 +30,7 @@ def test_a_suffix_says_where_if_it_says_anything(name: str, bare: str, route: Ro
     assert split_name(name, DEPLOYMENTS) == (bare, route)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_name_breaks_it_and_none_grows(name: str) -> None:
     bare, _ = split_name(name, DEPLOYMENTS)

@@ -35,7 +35,9 @@ CACHE = CacheState(
         )
     ],
 )
-ACCOUNTS = AccountsState(keys=11, keys_age_s=0.5, sums_waiting=12, unwritten_s=0.25)
+ACCOUNTS = AccountsState(
+    keys=11, keys_age_s=0.5, sums_waiting=12, unwritten_s=0.25, are_limits_shared=False
+)
 
 
 def full_metrics() -> Metrics:

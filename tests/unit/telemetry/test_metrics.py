@@ -3,13 +3,14 @@
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.notes import Notes
 from fledge.types import Timings
-from tests.unit.telemetry.numbers import answered, full_metrics, refused, shown
+from tests.unit.telemetry.numbers import ACCOUNTS, answered, full_metrics, refused, shown
 
 UNITS = ("_bytes", "_seconds", "_total", "_ratio")
 
@@ -50,6 +51,13 @@ def test_keys_and_usage_are_shown_where_there_are_any() -> None:
     without = Metrics()
     without.show_accounts(lambda: None)
     assert not [name for name in shown(without) if name.startswith(("fledge_keys", "fledge_usage"))]
+
+
+def test_whether_limits_are_shared_is_shown_where_they_should_be() -> None:
+    assert shown(full_metrics())["fledge_limits_shared{}"] == 0
+    alone = Metrics()
+    alone.show_accounts(lambda: replace(ACCOUNTS, are_limits_shared=None))
+    assert not [name for name in shown(alone) if name.startswith("fledge_limits")]
 
 
 @pytest.mark.parametrize(
