@@ -166,7 +166,7 @@ class Answering:
 
     def count_repeat(self, texts: int) -> None:
         """Count texts whose answers were in memory, as a whole request."""
-        self._cache.counts["memory"] += texts
+        self._cache.count_repeat(texts)
 
     def cache_state(self) -> CacheState:
         """What the cache has done so far."""
@@ -196,9 +196,11 @@ class Answering:
                 yield hold, None, load_ms
                 return
             try:
-                async with asyncio.timeout(timeout_s + _GRACE_S):
+                async with asyncio.timeout(timeout_s + _GRACE_S) as timeout:
                     yield hold, time.monotonic() + timeout_s, load_ms
             except TimeoutError:
+                if not timeout.expired():
+                    raise  # somebody else's, as of a connection
                 raise DeadlineExceeded(
                     f"no answer within {timeout_s:g} s, the time-out of this server"
                 ) from None

@@ -198,6 +198,10 @@ class Timings:
     load_ms: float = 0.0
     cache_ms: float = 0.0
 
+    def __add__(self, other: "Timings") -> "Timings":
+        mine, its = asdict(self), asdict(other)
+        return Timings(**{stage: mine[stage] + its[stage] for stage in mine})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedResult:

@@ -283,10 +283,9 @@ def test_a_model_s_section_names_only_providers_that_there_are() -> None:
 
 
 def state(**facts: Any) -> PlaceState:
-    health = HealthReport(
-        state=facts.pop("health", "well"), for_s=1, request_ms=20, last_error="no"
-    )
-    known = {"name": "nebius", "is_remote": True, "relation": "reference"} | facts
+    rests = facts.pop("health", "well")
+    health = HealthReport(state=rests, for_s=1, request_ms=20, last_error="no")
+    known: dict[str, Any] = {"name": "nebius", "is_remote": True, "relation": "reference"} | facts
     return PlaceState(price_nanos_per_million_tokens=5, health=health, **known)
 
 

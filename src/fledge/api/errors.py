@@ -110,14 +110,14 @@ TABLE: dict[type[FledgeError], Row] = {
     DatabaseUnavailable: Row(
         status=HTTPStatus.SERVICE_UNAVAILABLE,
         error_type="Unhealthy",
-        safe_message="keys cannot be checked now; the server's log says why",
+        safe_message="the accounts' database does not answer now; the server's log says why",
     ),
     LimitExceeded: Row(status=HTTPStatus.TOO_MANY_REQUESTS, error_type="Overloaded"),
     # OpenAI's clients know a used-up budget as a 429 of its own code, those of the hub as the 402
     # of its used-up credits. No client of either tries a 402 again.
     BudgetExceeded: Row(
         status=HTTPStatus.TOO_MANY_REQUESTS,
-        error_type="Overloaded",
+        error_type="Quota",
         hugging_face_status=HTTPStatus.PAYMENT_REQUIRED,
     ),
     LimitsUnavailable: Row(status=HTTPStatus.SERVICE_UNAVAILABLE, error_type="Unhealthy"),

@@ -90,6 +90,10 @@ class Cache:
                 return Fetched(result, ["memory"] * len(keys))
         return await self._fetch_rest(keys, found, compute, terms)
 
+    def count_repeat(self, texts: int) -> None:
+        """Count texts that were answered as a whole request before, and are given out again."""
+        self.counts["memory"] += texts
+
     def state(self) -> CacheState:
         """What it has done so far."""
         memory = self.memory

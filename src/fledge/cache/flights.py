@@ -73,6 +73,11 @@ class Call:
         places: for each key that it lacks, the index of an input.
         compute: computes inputs.
         terms: what the request wants.
+
+    Attributes:
+        found: the answers, and where they came from.
+        owned: the flights that it began. More than one where another's was joined and then failed.
+        bell: rings when something has landed.
     """
 
     def __init__(self, places: dict[bytes, int], compute: Compute, terms: Terms) -> None:
@@ -80,7 +85,7 @@ class Call:
         self.compute = compute
         self.terms = terms
         self.found: dict[bytes, tuple[Cached, Origin]] = {}
-        self.timings = Timings()
+        self.owned: list[Flight] = []
         self.bell = asyncio.Event()
         self._awaited: dict[bytes, Flight] = {}
 
@@ -88,6 +93,11 @@ class Call:
     def is_over(self) -> bool:
         """Whether every key has its answer."""
         return len(self.found) == len(self.places)
+
+    @property
+    def timings(self) -> Timings:
+        """Of all that was computed for it."""
+        return sum((flight.timings for flight in self.owned), Timings())
 
     def wait_for(self, key: bytes, flight: "Flight") -> None:
         """Expect a key from a flight."""
@@ -122,8 +132,6 @@ class Call:
             if not is_own and not self.terms.accept(entry):
                 return False
             self.found[key] = (entry, "joined" if origin == "computed" and not is_own else origin)
-            if is_own:
-                self.timings = flight.timings
             return True
         if flight.error is not None and (is_own or not isinstance(flight.error, _OWNERS)):
             raise flight.error
@@ -254,6 +262,7 @@ class Flights:
             self._begin(Flight(call, own, self))
 
     def _begin(self, flight: Flight) -> None:
+        flight.owner.owned.append(flight)
         for key in flight.keys:
             self._by_key[key] = flight
             flight.owner.wait_for(key, flight)

@@ -63,7 +63,7 @@ STATUSES = [
     (errors.KeyNotFound, 404, 404, "NotFound", "invalid_request_error"),
     (errors.LimitExceeded, 429, 429, "Overloaded", "rate_limit_error"),
     (errors.ConcurrencyExceeded, 429, 429, "Overloaded", "rate_limit_error"),
-    (errors.BudgetExceeded, 429, 402, "Overloaded", "insufficient_quota"),
+    (errors.BudgetExceeded, 429, 402, "Quota", "insufficient_quota"),
     (errors.LimitsUnavailable, 503, 503, "Unhealthy", "server_error"),
     (errors.DatabaseUnavailable, 503, 503, "Unhealthy", "server_error"),
     (errors.Overloaded, 429, 429, "Overloaded", "rate_limit_error"),

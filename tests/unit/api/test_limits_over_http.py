@@ -215,7 +215,7 @@ def test_a_used_up_budget_is_the_402_of_used_up_credits_for_hugging_face_s_clien
             "error": "You have exceeded your monthly included credits. This key may use 20 tokens "
             "a calendar month (UTC), and 16 are used or reserved; this request has about 9; a new "
             "month begins in 9 days",
-            "error_type": "Overloaded",
+            "error_type": "Quota",
         }
         assert response.headers["x-fledge-error"] == "insufficient_quota"
         assert response.headers["retry-after"] == NINE_DAYS_AND_TEN_SECONDS

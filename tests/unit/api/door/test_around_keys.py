@@ -42,7 +42,7 @@ def test_keys_that_nobody_can_check_any_more_are_the_server_s_own_fault(
     assert response.headers["retry-after"] == "10"
     assert response.json() == {
         "error": {
-            "message": "keys cannot be checked now; the server's log says why",
+            "message": "the accounts' database does not answer now; the server's log says why",
             "type": "server_error",
             "param": None,
             "code": "database_unavailable",
