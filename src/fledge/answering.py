@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from fledge.errors import (
 from fledge.inputs import Path, check_token_ids, respelled
 from fledge.prompts import Prompt, PromptChoice, respelled_choice
 from fledge.requests import CompareRequest, EmbedRequest
+from fledge.routing.places import Size
+from fledge.routing.switchboard import Switchboard
+from fledge.routing.turns import Turn
 from fledge.settings import Settings
 from fledge.telemetry.states import CacheState
 from fledge.types import Backend, Deployments, EmbedJob, EmbedResult, Item, ModelCard, ModelEntry
@@ -54,6 +57,10 @@ class Part:
     path: Path
 
 
+PartsOf: TypeAlias = Callable[[ModelCard], Sequence[Part]]
+"""Makes the parts of a request once the card of its model is known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
     """What became of the parts of a request.
@@ -63,7 +70,9 @@ class Answered:
         parts: likewise.
         results: one for each part.
         hit_count: how many of the inputs were not computed for this request or beside it.
+        computed_tokens: tokens of those that were computed for it.
         load_ms: how long it waited for its model.
+        cost_nanos: what it costs, in billionths of the operator's currency.
         cache_ms: how long it then took to know what was left to compute.
     """
 
@@ -71,8 +80,10 @@ class Answered:
     parts: Sequence[Part]
     results: Sequence[EmbedResult]
     hit_count: int
+    computed_tokens: int
     load_ms: float
     cache_ms: float
+    cost_nanos: int | None = None
 
 
 class _Hold:
@@ -120,11 +131,15 @@ class Answering:
         settings: limits and time-outs.
         cache: answers kept, and shared between requests on their way; None: neither, and then
             several event loops may ask at once.
+
+    Attributes:
+        switchboard: finds the deployment of each request; None: all are computed here.
     """
 
     def __init__(
         self, catalog: Catalog, deployments: Deployments, settings: Settings, cache: Cache | None
     ) -> None:
+        self.switchboard: Switchboard | None = None
         self._catalog = catalog
         self._deployments = deployments
         self._settings = settings
@@ -141,7 +156,7 @@ class Answering:
         self,
         entry: ModelEntry,
         request: EmbedRequest | CompareRequest,
-        parts_of: Callable[[ModelCard], Sequence[Part]],
+        parts_of: PartsOf,
     ) -> Answered:
         """Vectors for every part; `parts_of` makes them once the model's card is known.
 
@@ -150,19 +165,62 @@ class Answering:
             InvalidRequest: an input cannot be used, or there are too many tokens.
             Overloaded, DeadlineExceeded, ComputeError: as `Backend.embed`.
         """
+        if self.switchboard is not None:
+            return await self._answer_somewhere(self.switchboard, entry, request, parts_of)
         async with self._running(entry, request) as (hold, deadline, load_ms):
-            card = hold.backend.card
-            parts = parts_of(card)
-            fetches = [self._fetch(hold, request, part, deadline) for part in parts]
-            fetched = [await fetches[0]] if len(fetches) == 1 else await _at_once(fetches)
-            return Answered(
-                card=card,
-                parts=parts,
-                results=[one.result for one in fetched],
-                hit_count=sum(one.hit_count for one in fetched),
-                load_ms=load_ms,
-                cache_ms=hold.idle_ms,
-            )
+            return await self._answer(hold, request, parts_of, deadline, load_ms)
+
+    async def _answer_somewhere(
+        self,
+        switchboard: Switchboard,
+        entry: ModelEntry,
+        request: EmbedRequest | CompareRequest,
+        parts_of: PartsOf,
+    ) -> Answered:
+        """Wherever the router has it answered best."""
+
+        async def attempt(turn: Turn) -> Answered:
+            started = time.perf_counter()
+            use = turn.use(patience_s=self._patience_s(request))
+            with self._waiting.place(request.items):
+                hold = _Hold(use, await use.__aenter__())
+            async with hold:
+                load_ms = (time.perf_counter() - started) * 1000
+                self._catalog.add(entry)
+                deadline = turn.deadline.at_s
+                answered = await self._answer(hold, request, parts_of, deadline, load_ms)
+            cost_nanos = switchboard.charge(turn.place, answered.computed_tokens)
+            return replace(answered, cost_nanos=cost_nanos)
+
+        return await switchboard.router.run(
+            entry,
+            request.route,
+            attempt,
+            timeout_s=request.timeout_s,
+            size=Size(len(request.items)),
+        )
+
+    async def _answer(
+        self,
+        hold: _Hold,
+        request: EmbedRequest | CompareRequest,
+        parts_of: PartsOf,
+        deadline: float | None,
+        load_ms: float,
+    ) -> Answered:
+        card = hold.backend.card
+        parts = parts_of(card)
+        fetches = [self._fetch(hold, request, part, deadline) for part in parts]
+        fetched = [await fetches[0]] if len(fetches) == 1 else await _at_once(fetches)
+        return Answered(
+            card=card,
+            parts=parts,
+            results=[one.result for one in fetched],
+            hit_count=sum(one.hit_count for one in fetched),
+            computed_tokens=sum(one.computed_tokens for one in fetched),
+            load_ms=load_ms,
+            cache_ms=hold.idle_ms,
+        )
 
     def count_repeat(self, texts: int) -> None:
         """Count texts whose answers were in memory, as a whole request."""
@@ -173,8 +231,12 @@ class Answering:
         return self._cache.state()
 
     async def aclose(self) -> None:
-        """Give up what nobody waits for any more, and close the cache."""
-        await self._cache.aclose()
+        """Give up what nobody waits for any more, and close the cache and the switchboard."""
+        try:
+            await self._cache.aclose()
+        finally:
+            if self.switchboard is not None:
+                await self.switchboard.aclose()
 
     @asynccontextmanager
     async def _running(
@@ -195,8 +257,9 @@ class Answering:
             if timeout_s is None:
                 yield hold, None, load_ms
                 return
+            timeout = asyncio.timeout(timeout_s + _GRACE_S)
             try:
-                async with asyncio.timeout(timeout_s + _GRACE_S) as timeout:
+                async with timeout:
                     yield hold, time.monotonic() + timeout_s, load_ms
             except TimeoutError:
                 if not timeout.expired():

@@ -17,10 +17,12 @@ from fledge.catalog.models_dir import ModelsDir
 from fledge.catalog.shipped import shipped_entries
 from fledge.errors import SettingsError, UnknownModel
 from fledge.names import format_bytes, is_loopback
+from fledge.remotes import enabled_providers, listed_providers, with_providers
 from fledge.service import Service
 from fledge.settings import Settings
 from fledge.settings_fields import ModelSettings
 from fledge.stores import NO_DATABASE, open_accounts, open_cache
+from fledge.switching import open_switchboard
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.traces import check_tracing
 from fledge.types import ModelEntry, Precision
@@ -86,6 +88,7 @@ def build_service(settings: Settings) -> Service:
     served = _served(settings)
     catalog = _catalog(settings, served)
     check_names(settings, catalog)
+    remotes = enabled_providers(settings)
     metrics = Metrics()
     lifecycle = _lifecycle(settings, catalog, served, metrics)
     with ThreadPoolExecutor(1, "fledge-accounts") as pool:
@@ -95,14 +98,23 @@ def build_service(settings: Settings) -> Service:
             if not settings.no_auth and not is_loopback(settings.host):
                 check_exposure(settings, opening.result())
             for entry in served if settings.preload else ():
-                lifecycle.load_now(entry)
+                if entry.runs_locally:
+                    lifecycle.load_now(entry)
             accounts, cache = opening.result(), open_cache(settings)
         except BaseException:
             lifecycle.close_now()
             if opening.exception() is None:
                 opening.result().close()
             raise
-    return Service(catalog, lifecycle, settings, metrics=metrics, cache=cache, accounts=accounts)
+    service = Service(catalog, lifecycle, settings, metrics=metrics, cache=cache, accounts=accounts)
+    if remotes:
+        spent = accounts.spent_this_month()
+        switchboard = open_switchboard(settings, catalog, lifecycle, remotes, spent)
+        service.switch_through(switchboard)
+        service.providers_of = lambda entry: listed_providers(
+            entry, switchboard.router.states(entry)
+        )
+    return service
 
 
 def check_exposure(settings: Settings, accounts: Accounts) -> None:
@@ -128,7 +140,7 @@ def _catalog(settings: Settings, served: Sequence[ModelEntry]) -> Catalog:
     shipped = shipped_entries() if settings.catalog == "shipped" else ()
     look = partial(_models_in, settings.models_dir)
     return Catalog(
-        [*served, *look(), *shipped],
+        with_providers(settings, [*served, *look(), *shipped]),
         discover=ModelsDir(look) if settings.models_dir else nothing_more,
         # Unset, the service decides for each caller.
         allows_any=settings.allow_any_model is not False,

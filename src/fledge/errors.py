@@ -3,55 +3,8 @@
 Nothing here knows HTTP: `fledge.api.errors` holds the one table that gives each class its status
 and body. A message says what was wrong, the limit, the value, and what to do.
 
-    FledgeError
-      InvalidRequest          the caller's input; carries the field it is about
-        MalformedBody         not JSON, not UTF-8, not an object
-        EmptyInput            no text, or a text of nothing
-        InputTooLong          more tokens (or characters) than the model takes
-        TooManyInputs         more texts, or more tokens in all, than one request may carry
-        BodyTooLarge          more bytes than one request may carry
-        UnknownPrompt         a prompt name that the model's card does not list
-        UnknownField          a field Fledge does not know, in strict mode only
-        StorageQuotaExceeded  an owner's files would have more bytes than it may keep
-        KeyNameTaken          another living key has that name
-      UnknownModel            no model of that name here
-      UnknownFile             no uploaded or computed file of that id, for this caller
-      UnknownBatch            no batch of that id, for this caller
-      FileInUse               a file that a batch still reads
-      BatchEnded              a batch that cannot be cancelled any more
-      StorageUnavailable      the folder of the files cannot be read or written
-      NotAllowed              a Host or an Origin that this instance does not answer
-      Overloaded              try again later; carries how much later
-      DeadlineExceeded        the request's own time was over before its answer was ready
-      ModelLoadError          a model's files cannot become a running model
-        ModelNotFound         neither a folder nor a repository of that name
-        ModelOffline          it must be downloaded, and the network is off or out of reach
-        ModelGated            the hub wants a token, or a licence accepted
-        CorruptModel          files that are damaged, truncated, or contradict each other
-        UnsupportedModel      a family, module or setting that Fledge does not compute
-        OutOfMemory           it does not fit into the memory that models may take
-      ModelLoading            not warm yet; carries about how much longer it will take
-      BackendUnavailable      a deployment that cannot take work: being unloaded, or dead
-      ProviderError           a provider did not answer as it should
-        ProviderUnavailable   it cannot be reached, is busy, or gave no right answer: others may
-        ProviderRefused       it refused what the caller sent
-          ProviderDenied      it refused this server: its key, its plan, its names
-      Stopping                the server is about to exit, and takes no more requests
-      ComputeError            the engine failed on accepted work, or its result is not finite
-      SettingsError           a setting that is unknown or out of range
-      ServerUnreachable       nobody answers at a server's address
-      ServerRefused           a server that was asked answered with an error
-      FileFormatError         an input or output file that cannot be read or written as asked
-      Unauthorized            a key that is not valid here
-        KeyMissing            no key, where one is needed
-      Forbidden               a valid key that may not do this
-      KeyNotFound             no key of that id or name
-      LimitExceeded           a key's requests or tokens of a minute are used up
-        ConcurrencyExceeded   as many requests of a key are running as may
-        BudgetExceeded        a key's tokens or money of a month are used up
-      LimitsUnavailable       the limits cannot be looked up, and nothing passes without
-      DatabaseUnavailable     the accounts' database does not answer, or does not do as asked
-        DatabaseTooNew        a newer version of Fledge has changed its tables
+A class without a row of its own there is answered as its parent. The ones below `InvalidRequest` are
+the caller's to mend, those below `ModelLoadError` and `ProviderError` mostly the operator's.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -170,18 +123,22 @@ class NotAllowed(FledgeError):
     code = "not_allowed"
 
 
-class Overloaded(FledgeError):
-    """More work is waiting than may wait.
+class TryLater(FledgeError):
+    """Nothing is wrong with the request, but it cannot be answered now.
 
     Attributes:
         retry_after_s: seconds after which the caller may try again.
     """
 
-    code = "overloaded"
-
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Overloaded(TryLater):
+    """More work is waiting than may wait."""
+
+    code = "overloaded"
 
 
 class DeadlineExceeded(FledgeError):
@@ -437,15 +394,7 @@ class BudgetExceeded(LimitExceeded):
     code = "insufficient_quota"
 
 
-class LimitsUnavailable(FledgeError):
-    """The store of the limits does not answer, and nothing may pass without it.
-
-    Attributes:
-        retry_after_s: seconds until it is tried again.
-    """
+class LimitsUnavailable(TryLater):
+    """The store of the limits does not answer, and nothing may pass without it."""
 
     code = "limits_unavailable"
-
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fledge.accounts.callers import NOBODY, Caller
 from fledge.prompts import Prompt, PromptChoice
+from fledge.routing.wishes import USUAL, Route
 from fledge.types import Item, ModelCard, Standing, Timings, Truncation, Vectors
 from fledge.vectors import ranking
 
@@ -31,6 +32,7 @@ class EmbedRequest:
         priority: smaller is sooner.
         use_cache: whether an answer that was computed before, or for another request, will do.
         caller: whose account it is on.
+        route: where it may be computed; nothing: as the settings say.
         patience_s: how long to wait for a model that is not warm; None: as the settings say.
         timeout_s: how long its answer may take once the model is warm; None: as long as it takes.
         field: how the caller spells the field of the inputs, for error messages.
@@ -47,6 +49,7 @@ class EmbedRequest:
     priority: int = 0
     use_cache: bool = True
     caller: Caller = NOBODY
+    route: Route = USUAL
     patience_s: float | None = None
     timeout_s: float | None = None
     field: str = "inputs"
@@ -73,6 +76,7 @@ class CompareRequest:
         priority: smaller is sooner.
         use_cache: whether an answer that was computed before, or for another request, will do.
         caller: whose account it is on.
+        route: where it may be computed; nothing: as the settings say.
         patience_s: how long to wait for a model that is not warm; None: as the settings say.
         timeout_s: how long its answer may take once the model is warm; None: as long as it takes.
         query_field: how the caller spells the field of the query, for error messages.
@@ -88,6 +92,7 @@ class CompareRequest:
     priority: int = 0
     use_cache: bool = True
     caller: Caller = NOBODY
+    route: Route = USUAL
     patience_s: float | None = None
     timeout_s: float | None = None
     query_field: str = "query"
@@ -113,6 +118,8 @@ class Answer:
         prompt: what was put before the inputs (a comparison's query).
         warnings: what the caller should know, one sentence each.
         timings: where the time went.
+        cost_nanos: what it costs, in billionths of the operator's currency; None: it was computed
+            here, and no provider is ever asked.
     """
 
     card: ModelCard
@@ -123,6 +130,7 @@ class Answer:
     prompt: Prompt
     warnings: tuple[str, ...]
     timings: Timings
+    cost_nanos: int | None = None
 
     @property
     def is_kept(self) -> bool:

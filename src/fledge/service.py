@@ -19,10 +19,17 @@ from fledge.cache.cache import Cache
 from fledge.catalog.catalog import Catalog
 from fledge.catalog.listed import Listed, ListedProvider
 from fledge.catalog.traffic import Traffic
-from fledge.errors import BackendUnavailable, FledgeError, ModelLoadError, ModelLoading
+from fledge.errors import (
+    BackendUnavailable,
+    FledgeError,
+    ModelLoadError,
+    ModelLoading,
+    UnknownModel,
+)
+from fledge.finishing import finished, provider_warnings
 from fledge.fixed import FixedDeployments, catalog_of
 from fledge.inputs import check_dimensions, check_inputs, item_path
-from fledge.names import is_loopback
+from fledge.names import is_loopback, quoted
 from fledge.prompts import Prompt, PromptChoice, check_prompt_length, choose_prompt
 from fledge.requests import (
     Answer,
@@ -30,23 +37,23 @@ from fledge.requests import (
     CompareResponse,
     EmbedRequest,
     EmbedResponse,
-    Normalization,
 )
+from fledge.routing.switchboard import Switchboard
+from fledge.routing.wishes import USUAL, split_name
 from fledge.settings import Settings
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.states import ModelState
 from fledge.types import (
+    LOCAL,
     Backend,
     Deployments,
-    EmbedResult,
     Item,
     ModelCard,
     ModelEntry,
     Side,
     Standing,
-    Vectors,
 )
-from fledge.vectors import cut_dimensions, normalize, similarity
+from fledge.vectors import similarity
 
 
 class Service:
@@ -89,6 +96,15 @@ class Service:
         self.metrics.models.show(self._model_states)
         self.metrics.show_cache(self._answering.cache_state)
         self.metrics.show_accounts(self.accounts.state)
+
+    def switch_through(self, switchboard: Switchboard) -> None:
+        """Have requests answered wherever it has them answered best, from now on."""
+        self._answering.switchboard = switchboard
+
+    @property
+    def switchboard(self) -> Switchboard | None:
+        """What finds the deployment of each request; None: all are computed here."""
+        return self._answering.switchboard
 
     @classmethod
     def over(cls, backends: Sequence[Backend], settings: Settings) -> Self:
@@ -201,16 +217,22 @@ class Service:
 
         answered, standing = await self._answer(request, parts_of)
         card, result, prompt = answered.card, answered.results[0], answered.parts[0].prompt
+        if not card.dimension:  # a provider's, which is known now
+            card = replace(card, dimension=result.vectors.shape[1])
         return EmbedResponse(
             card=card,
-            vectors=_finish(card, result, request.normalize, request.dimensions),
+            vectors=finished(card, result, request.normalize, request.dimensions),
             token_counts=result.token_counts,
             truncated_count=sum(result.truncated),
             hit_count=answered.hit_count,
             standing=standing,
             # Token ids never get a prompt, so a list of nothing else had none.
             prompt=prompt if any(isinstance(i, str) for i in request.inputs) else Prompt(),
-            warnings=check_dimensions(card, request.dimensions),
+            warnings=(
+                *check_dimensions(card, request.dimensions, request.dimensions_field),
+                *provider_warnings(card, result, request.normalize),
+            ),
+            cost_nanos=answered.cost_nanos,
             timings=replace(result.timings, load_ms=answered.load_ms, cache_ms=answered.cache_ms),
         )
 
@@ -252,8 +274,8 @@ class Service:
 
         answered, standing = await self._answer(request, parts_of)
         card, (query, documents) = answered.card, answered.results
-        query_vectors = _finish(card, query, "model", None)
-        document_vectors = _finish(card, documents, "model", None)
+        query_vectors = finished(card, query, "model", None)
+        document_vectors = finished(card, documents, "model", None)
         return CompareResponse(
             card=card,
             scores=similarity(query_vectors, document_vectors, card.similarity)[0],
@@ -262,7 +284,8 @@ class Service:
             hit_count=answered.hit_count,
             standing=standing,
             prompt=answered.parts[0].prompt,
-            warnings=(),
+            warnings=provider_warnings(card, documents, "model"),
+            cost_nanos=answered.cost_nanos,
             timings=replace(
                 documents.timings, load_ms=answered.load_ms, cache_ms=answered.cache_ms
             ),
@@ -276,7 +299,7 @@ class Service:
         """Answer on the caller's account; how that stands afterwards."""
         caller = request.caller
         try:
-            entry = self._catalog.find(request.model, may_join=self._may_join(caller))
+            request, entry = self._routed(request)
         except FledgeError:
             count_failure(self.accounts, caller, "")
             raise
@@ -286,13 +309,36 @@ class Service:
             answered = await self._answering.answer(entry, request, parts_of)
             charge.model = entry.id
             charge.settle(
+                deployment=answered.card.deployment,
                 texts=len(request.items),
                 tokens=sum(sum(one.token_counts) for one in answered.results),
                 cache_hits=answered.hit_count,
                 compute_s=sum(one.timings.busy_ms for one in answered.results) / 1000,
+                cost_nanos=answered.cost_nanos or 0,
             )
         self._traffic.count(entry.id)
         return answered, charge.standing
+
+    def _routed(
+        self, request: EmbedRequest | CompareRequest
+    ) -> tuple[EmbedRequest | CompareRequest, ModelEntry]:
+        """The request with the route that it names, and its model."""
+        name, board = request.model, self._answering.switchboard
+        if board is not None and name is not None and request.route is USUAL:
+            name, route = split_name(name, board.deployments)
+            if route is not USUAL:
+                request = replace(request, route=route)
+        names = request.route.names
+        there = {LOCAL} if board is None else board.deployments
+        if names and names[0] not in there:
+            raise UnknownModel(
+                f"no provider {quoted(names[0])} is enabled here; there are "
+                f"{', '.join(sorted(there))}"
+            )
+        entry = self._catalog.find(
+            name, provider=names[0] if names else None, may_join=self._may_join(request.caller)
+        )
+        return request, entry
 
     def _may_join(self, caller: Caller) -> bool:
         """Whether a caller may name any model of the hub, where the settings leave that open."""
@@ -317,7 +363,7 @@ class Service:
                 if backend.card is not answer.card:
                     return None
                 async with Charge(self.accounts, caller, entry.id, tokens) as charge:
-                    charge.settle(texts=texts, tokens=tokens, cache_hits=texts, compute_s=0.0)
+                    charge.settle(texts=texts, tokens=tokens, cache_hits=texts)
         except (BackendUnavailable, ModelLoading, ModelLoadError):
             return None  # which is found out, told and counted in the usual way
         self._answering.count_repeat(texts)
@@ -360,23 +406,3 @@ class Service:
         prompt = choose_prompt(card, choice)
         check_prompt_length(prompt, choice, items, self.settings.max_body_bytes)
         return replace(prompt, side=prompt.side or side)
-
-
-def _finish(
-    card: ModelCard, result: EmbedResult, normalization: Normalization, dimensions: int | None
-) -> Vectors:
-    """Cut, then normalize: the other order would leave cut vectors shorter than 1."""
-    if normalization == "model":
-        wanted = card.normalizes
-    elif normalization == "similarity":
-        wanted = card.normalizes or card.similarity != "dot"
-    else:
-        wanted = normalization
-    vectors = result.vectors
-    is_cut = dimensions is not None and dimensions < vectors.shape[1]
-    if dimensions is not None and is_cut:
-        vectors = cut_dimensions(vectors, dimensions)
-    # A backend may offer normalized vectors only; cut, they must not pass for the raw ones.
-    if (wanted and (is_cut or not result.normalized)) or (result.normalized and is_cut):
-        vectors = normalize(vectors)
-    return vectors

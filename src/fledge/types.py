@@ -5,7 +5,7 @@ Plain frozen data: nothing here computes, reads a file, or knows a wire format.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias

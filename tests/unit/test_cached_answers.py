@@ -175,6 +175,13 @@ async def test_who_joined_keeps_to_its_own_patience() -> None:
     assert len(place.model.jobs) == 1
 
 
+async def test_a_time_out_of_somebody_else_is_not_taken_for_the_requests_own() -> None:
+    place = Place()
+    place.model.error = TimeoutError("the connection")
+    with pytest.raises(TimeoutError, match="the connection"):
+        await place.embed("a", timeout_s=60)
+
+
 async def test_who_joined_outlives_the_patience_of_the_one_who_began() -> None:
     place = Place()
     place.model.hold()

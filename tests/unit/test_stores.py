@@ -71,7 +71,7 @@ def test_without_a_database_there_are_no_accounts() -> None:
 
 def test_accounts_that_cannot_be_opened_leave_no_thread_behind(tmp_path: Path) -> None:
     before = set(threading.enumerate())
-    with pytest.raises(SettingsError, match="Redis URL of the limits"):
+    with pytest.raises(SettingsError, match="redis_url must be redis://"):
         open_accounts(
             Settings(data_dir=tmp_path).model_copy(update={"redis_url": "ftp://127.0.0.1"})
         )

@@ -77,6 +77,10 @@ class Accounts:
         """How keys, usage and limits are kept up with, without waiting; None: there are none."""
         return None
 
+    def spent_this_month(self) -> dict[str, int]:
+        """What each deployment has cost this calendar month, UTC, in billionths. Blocks."""
+        return {}
+
     async def aclose(self) -> None:
         """Write what was counted, and let go of the database. Safe to call twice."""
 

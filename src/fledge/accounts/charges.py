@@ -8,7 +8,7 @@ from fledge.accounts.accounts import Accounts
 from fledge.accounts.callers import Caller
 from fledge.accounts.limits import Reservation, Unlimited
 from fledge.accounts.usage import UsageRecord
-from fledge.types import Item, Standing
+from fledge.types import LOCAL, Item, Standing
 
 CHARS_PER_TOKEN = 4
 """Of ordinary English. Other scripts have about one token for each character."""
@@ -47,16 +47,27 @@ class Charge:
         """How the caller stands with its limits, this request included."""
         return self._reservation.standing
 
-    def settle(self, *, texts: int, tokens: int, cache_hits: int, compute_s: float) -> None:
+    def settle(
+        self,
+        *,
+        texts: int,
+        tokens: int,
+        cache_hits: int,
+        deployment: str = LOCAL,
+        compute_s: float = 0.0,
+        cost_nanos: int = 0,
+    ) -> None:
         """Say what it was. See `UsageRecord`."""
         self._reservation.settle(tokens)
         self._record = UsageRecord(
             self._caller.key_id,
             self.model,
+            deployment=deployment,
             texts=texts,
             tokens=tokens,
             cache_hits=cache_hits,
             compute_s=compute_s,
+            cost_nanos=cost_nanos,
             bill_to=self._caller.bill_to,
         )
 

@@ -17,12 +17,9 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from fledge.errors import SettingsError
+from fledge.redis_client import client_of
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +99,7 @@ class Line:
         on_return: Callable[[], None],
     ) -> None:
         self.patience_s = patience_s
-        self._client = _client(url)
+        self._client = client_of(url, name="fledge-limits", give_up_s=GIVE_UP_S)
         self._what = what
         self._on_lost = on_lost
         self._on_return = on_return
@@ -286,7 +283,7 @@ async def probe(url: str) -> str:
     Raises:
         SettingsError: the URL is none of Redis.
     """
-    client = _client(url)
+    client = client_of(url, name="fledge-limits", give_up_s=GIVE_UP_S)
     try:
         async with asyncio.timeout(GIVE_UP_S):
             await client.ping()
@@ -295,20 +292,3 @@ async def probe(url: str) -> str:
     finally:
         await client.aclose()
     return ""
-
-
-def _client(url: str) -> "Redis":
-    try:
-        return Redis.from_url(
-            url,
-            protocol=2,  # one round trip less to connect, and older servers speak it too
-            retry=Retry(NoBackoff(), 0),  # what is said twice is charged twice
-            socket_timeout=GIVE_UP_S,
-            socket_connect_timeout=GIVE_UP_S,
-            client_name="fledge-limits",
-        )
-    except (ValueError, TypeError, RedisError):
-        # its words are left out: the URL may have a password
-        raise SettingsError(
-            "the Redis URL of the limits must be redis://HOST:PORT/NUMBER, rediss:// or unix://PATH"
-        ) from None

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from fledge.accounts.accounts import Accounts
@@ -13,7 +14,7 @@ from fledge.accounts.keyring import Keyring
 from fledge.accounts.keys import Key
 from fledge.accounts.limits import Limits, Reservation, Unlimited
 from fledge.accounts.meter import Meter
-from fledge.accounts.usage import UsageRecord
+from fledge.accounts.usage import UsageRecord, month_of
 from fledge.accounts.usage_query import UsageQuery
 from fledge.accounts.usage_report import usage_report
 from fledge.errors import DatabaseUnavailable
@@ -104,6 +105,13 @@ class StoredAccounts(Accounts):
             unwritten_s=meter.written_s,
             are_limits_shared=self._limits.are_shared,
         )
+
+    def spent_this_month(self) -> dict[str, int]:
+        """What each deployment has cost this calendar month. Blocks."""
+        today = datetime.now(UTC).date()
+        query = UsageQuery(since=month_of(today), until=today, group_by=("deployment",))
+        rows = usage_report(self._database, query)
+        return {row["deployment"]: row["cost_nanos"] for row in rows}
 
     async def aclose(self) -> None:
         """Write what was counted, and let go of the database."""

@@ -55,9 +55,11 @@ _EXPOSED_HEADERS = (
     "x-error-code",
     "x-error-message",
     "x-fledge-cache-hits",
+    "x-fledge-cost",
     "x-fledge-error",
     "x-fledge-ignored",
     "x-fledge-prompt",
+    "x-fledge-provider",
     "x-fledge-truncated",
     "x-fledge-warning",
     "x-ratelimit-limit-requests",
@@ -177,6 +179,9 @@ def _add_inference(app: FastAPI, runner: Runner) -> None:
         tag="OpenAI",
         openapi=documents.EMBEDDINGS,
     )
+    # As the hub's router has them: its clients name the provider in the path.
+    for path in ("/{provider}/v1/embeddings", "/{provider}/v1/openai/embeddings"):
+        add_routes(app, "POST", [path], runner.endpoint(EMBEDDINGS))
     inference = runner.endpoint(INFERENCE)
     # Clients of the hub post to the very address that they are given: often these.
     add_routes(

@@ -269,7 +269,7 @@ OPENAI = Dialect(
 
 def dialect_of_path(path: str) -> Dialect:
     """The dialect of a request that reached no route."""
-    openai = path.startswith(("/v1/", "/admin/")) or path == "/embeddings"
+    openai = path.startswith(("/v1/", "/admin/")) or path.endswith("/embeddings")
     return OPENAI if openai and path != "/v1/" else HUGGING_FACE
 
 

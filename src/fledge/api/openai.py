@@ -33,6 +33,7 @@ from fledge.api.runner import Call, Operation, Plan
 from fledge.api.waiting import CACHE_OPTION, unused_options, use_cache
 from fledge.errors import InvalidRequest
 from fledge.requests import Answer, EmbedRequest, EmbedResponse
+from fledge.routing.wishes import USUAL, Route
 from fledge.vectors import to_base64
 
 
@@ -89,6 +90,7 @@ def parse_embeddings(call: Call) -> Plan:
         truncation=truncation(body, default=False),
         use_cache=use_cache(call, body.options),
         caller=call.caller,
+        route=Route.alone(provider) if (provider := call.path.get("provider")) else USUAL,
         timeout_s=call.settings.request_timeout_s,
         field=field,
         is_single=is_single,

@@ -29,6 +29,9 @@ from fledge.service import Service
 from fledge.settings import Settings
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.notes import request_notes
+from fledge.types import LOCAL
+
+NANOS = 10**9
 
 # What `x-fledge-prompt` says of a prompt that has no name.
 _OWN_TEXT = "custom"
@@ -120,7 +123,7 @@ class Runner:
             content = await plan.render(answer)
         if not plan.request.use_cache:
             self._repeats.clear()
-        if key is not None and answer.is_kept:
+        if key is not None and answer.is_kept and answer.card.deployment == LOCAL:
             response = _response(plan, answer, content, 0.0)
             self._repeats.put(key, Given(answer, plan.request.model, response))
         self._note(answer)
@@ -164,6 +167,9 @@ def _notes(plan: Plan, answer: Answer) -> dict[str, str]:
         notes["x-fledge-cache-hits"] = str(answer.hit_count)
     if (label := _prompt_label(answer.prompt)) is not None:
         notes["x-fledge-prompt"] = label
+    if answer.cost_nanos is not None:
+        notes["x-fledge-provider"] = answer.card.deployment
+        notes["x-fledge-cost"] = f"{answer.cost_nanos / NANOS:.9f}"
     if answer.truncated_count:
         notes["x-fledge-truncated"] = str(answer.truncated_count)
     if answer.warnings:

@@ -7,7 +7,7 @@ What none has is computed, once for all who want it at the same time, and kept b
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
 from fledge.cache.entry import Cached, pack, unpack
 from fledge.cache.flights import Call, Compute, Flight, Flights, Origin, Terms
@@ -31,6 +31,12 @@ class Fetched:
 
     result: EmbedResult
     origins: Sequence[Origin]
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens of those that were computed for this request."""
+        counts = zip(self.origins, self.result.token_counts, strict=True)
+        return sum(count for origin, count in counts if origin == "computed")
 
     @property
     def hit_count(self) -> int:
@@ -102,7 +108,7 @@ class Cache:
             memory_bytes=0 if memory is None else memory.size_bytes,
             memory_budget_bytes=0 if memory is None else memory.budget_bytes,
             tiers=[
-                TierState(name=tier.name, is_usable=tier.is_usable, **asdict(tier.counts))
+                TierState(name=tier.name, is_usable=tier.is_usable, counts=replace(tier.counts))
                 for tier in self.tiers
             ],
         )

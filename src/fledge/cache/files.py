@@ -19,7 +19,8 @@ from fledge.cache.breaker import Breaker
 from fledge.cache.database import Database, Unusable
 from fledge.cache.entry import Cached
 from fledge.cache.known import KnownKeys
-from fledge.cache.tiers import Pair, TierCounts, TierName
+from fledge.cache.tiers import Pair, TierName
+from fledge.telemetry.states import TierCounts
 
 log = logging.getLogger(__name__)
 

@@ -16,15 +16,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import Context
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from fledge.cache.breaker import Breaker
 from fledge.cache.entry import Cached
-from fledge.cache.tiers import Pair, TierCounts, TierName
-from fledge.errors import SettingsError
+from fledge.cache.tiers import Pair, TierName
+from fledge.redis_client import client_of
+from fledge.telemetry.states import TierCounts
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +86,7 @@ class RedisTier:
     def __init__(self, url: str, *, ttl_s: int) -> None:
         self.counts = TierCounts()
         self._ttl_s = ttl_s
-        self._client = _client(url)
+        self._client = client_of(url, name="fledge", give_up_s=GIVE_UP_S)
         self._reading = Breaker("reading the cache in Redis")
         self._writing = Breaker("writing the cache in Redis")
         self._asks: deque[_Ask] = deque()
@@ -281,24 +279,6 @@ class RedisTier:
         if len(refused) == len(batch):
             raise ResponseError(str(refused[0]))
         return len(batch) - len(refused)
-
-
-def _client(url: str) -> Redis:
-    try:
-        return Redis.from_url(
-            url,
-            # RESP2: one round trip less to connect, and older servers speak it too.
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=GIVE_UP_S,
-            socket_connect_timeout=GIVE_UP_S,
-            client_name="fledge",
-        )
-    except (ValueError, TypeError, RedisError):
-        # Its words are left out: the URL may have a password.
-        raise SettingsError(
-            "the Redis URL of the cache must be redis://HOST:PORT/NUMBER, rediss:// or unix://PATH"
-        ) from None
 
 
 def _reason(error: Exception) -> str:

@@ -1,38 +1,15 @@
 """What the tiers behind the memory have in common."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from fledge.cache.entry import Cached
+from fledge.telemetry.states import TierCounts
 
 TierName: TypeAlias = Literal["memory", "files", "redis"]
 
 Pair: TypeAlias = tuple[bytes, Cached]
 """A key and its entry."""
-
-
-@dataclass(slots=True)
-class TierCounts:
-    """What has happened in a tier since it began.
-
-    Attributes:
-        hits: entries that were found.
-        misses: keys that were not, for whatever reason.
-        late: of the misses, those that were not waited for any longer.
-        damaged: of the misses, those whose entry was not whole.
-        written: entries that were kept.
-        dropped: entries that were not, since too much was waiting or the store does not work.
-        failures: reads and writes that failed altogether.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    late: int = 0
-    damaged: int = 0
-    written: int = 0
-    dropped: int = 0
-    failures: int = 0
 
 
 class Tier(Protocol):

@@ -68,25 +68,29 @@ class Admission:
 
 
 class Tally:
-    """Tokens by tenant.
+    """Tokens by tenant. For any number of threads: a model may be asked from several event loops.
 
     Attributes:
         total: of all.
-        by_tenant: those of each tenant that has any; not to be gone through beside `add`.
     """
 
     def __init__(self) -> None:
         self.total = 0
-        self.by_tenant: dict[Tenant, int] = {}
-        self._lock = threading.Lock()  # a model may be asked from several event loops
+        self._by_tenant: dict[Tenant, int] = {}
+        self._lock = threading.Lock()
+
+    def by_tenant(self) -> dict[Tenant, int]:
+        """Those of each tenant that has any, at this moment."""
+        with self._lock:
+            return self._by_tenant.copy()
 
     def add(self, tenant: Tenant, tokens: int) -> None:
         """Count tokens, or take them away; forget a tenant with none left."""
         with self._lock:
             self.total += tokens
-            left = self.by_tenant.pop(tenant, 0) + tokens
+            left = self._by_tenant.pop(tenant, 0) + tokens
             if left:
-                self.by_tenant[tenant] = left
+                self._by_tenant[tenant] = left
 
     @contextmanager
     def holding(self, tenant: Tenant, tokens: int) -> Iterator[None]:

@@ -159,7 +159,7 @@ class Lane:
         return self._arriving.total + sum(one.batcher.waiting_tokens for one in self._channels)
 
     def _waiting_by_tenant(self) -> dict[Tenant, int]:
-        waiting = Counter(self._arriving.by_tenant)
+        waiting = Counter(self._arriving.by_tenant())
         for channel in self._channels:
             waiting.update(channel.batcher.waiting_by_tenant())
         return waiting

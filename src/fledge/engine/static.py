@@ -104,7 +104,7 @@ class StaticBackend:
             tokens,
             job.tenant,
             waiting=self._waiting.total,
-            by_tenant=lambda: self._waiting.by_tenant,
+            by_tenant=self._waiting.by_tenant,
             tokens_per_s=TOKENS_PER_S,
         )
         with self._waiting.holding(job.tenant, tokens):

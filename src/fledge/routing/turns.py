@@ -62,7 +62,7 @@ class Deadline:
         self._timer = None
 
     def _set(self) -> None:
-        if self._timer is None or self._timer.expired():
+        if self._timer is None:
             return
         if self.at_s is None or self._pauses:
             self._timer.reschedule(None)

@@ -370,15 +370,16 @@ class Metrics:
 
 
 def _read_tier(tier: TierState) -> Iterator[Reading]:
+    counts = tier.counts
     reads = {
-        "hit": tier.hits,
-        "absent": tier.misses - tier.late - tier.damaged,
-        "late": tier.late,
-        "damaged": tier.damaged,
+        "hit": counts.hits,
+        "absent": counts.misses - counts.late - counts.damaged,
+        "late": counts.late,
+        "damaged": counts.damaged,
     }
     for outcome, count in reads.items():
         yield _TIER_READS, (tier.name, outcome), count
-    yield _TIER_WRITES, (tier.name, "written"), tier.written
-    yield _TIER_WRITES, (tier.name, "dropped"), tier.dropped
-    yield _TIER_FAILURES, (tier.name,), tier.failures
+    yield _TIER_WRITES, (tier.name, "written"), counts.written
+    yield _TIER_WRITES, (tier.name, "dropped"), counts.dropped
+    yield _TIER_FAILURES, (tier.name,), counts.failures
     yield _TIER_USABLE, (tier.name,), tier.is_usable

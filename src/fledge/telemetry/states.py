@@ -16,24 +16,20 @@ class ModelState:
     memory_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TierState:
-    """A tier of the cache behind the memory, since it began.
+@dataclass(slots=True)
+class TierCounts:
+    """What has happened in a tier since it began.
 
     Attributes:
-        name: which of them.
-        is_usable: it works, or has not been seen to fail; otherwise it is left alone for a while.
-        hits: keys that were found.
+        hits: entries that were found.
         misses: keys that were not, for whatever reason.
         late: of the misses, those that were not waited for any longer.
         damaged: of the misses, those whose entry was not whole.
         written: entries that were kept.
-        dropped: entries that were not.
+        dropped: entries that were not, since too much was waiting or the store does not work.
         failures: reads and writes that failed altogether.
     """
 
-    name: str
-    is_usable: bool
     hits: int = 0
     misses: int = 0
     late: int = 0
@@ -41,6 +37,21 @@ class TierState:
     written: int = 0
     dropped: int = 0
     failures: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierState:
+    """A tier of the cache behind the memory.
+
+    Attributes:
+        name: which of them.
+        is_usable: it works, or has not been seen to fail; otherwise it is left alone for a while.
+        counts: what has happened in it.
+    """
+
+    name: str
+    is_usable: bool
+    counts: TierCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from fledge.cache.cache import Cache, Fetched
 from fledge.cache.entry import Cached, pack
 from fledge.cache.flights import Compute, Terms
 from fledge.cache.key import Space
-from fledge.cache.tiers import Pair, TierCounts, TierName
+from fledge.cache.tiers import Pair, TierName
+from fledge.telemetry.states import TierCounts
 from fledge.types import EmbedResult, Timings, Vectors
 
 DIMENSION = 8

@@ -18,7 +18,7 @@ from fledge.errors import (
     ModelLoading,
     Overloaded,
 )
-from fledge.types import EmbedResult
+from fledge.types import EmbedResult, Timings
 from tests.unit.cache.fakes import USUAL, FakeModel, FakeTier, key, pairs, settle
 
 FRESH = Terms(is_fresh=True)
@@ -112,6 +112,19 @@ async def test_what_a_tier_has_does_not_wait_for_what_is_computed_beside_it() ->
     assert not first.done()
     world.model.release()
     await first
+
+
+async def test_timings_are_those_of_all_that_was_computed_for_a_request() -> None:
+    world = World()
+    world.model.error = Overloaded("full", retry_after_s=1)
+    first = await world.held("a")
+    world.model.error = None
+    second = await world.begin("a", "b", "c")
+    world.model.release()
+    with pytest.raises(Overloaded):
+        await first
+    assert (await second).result.timings == Timings(compute_ms=3)
+    assert world.model.jobs == [["a"], ["b", "c"], ["a"]]
 
 
 async def test_fresh_joins_nobody() -> None:

@@ -52,6 +52,9 @@ class FakePlace:
         jobs: what came.
         patiences_s: of each use.
         cancelled: how many jobs were given up.
+        users: how many hold it.
+        running: how many jobs are under way.
+        most_running: how many were at once.
         twist: what it does to its vectors.
     """
 
@@ -76,6 +79,7 @@ class FakePlace:
         self.jobs: list[EmbedJob] = []
         self.patiences_s: list[float] = []
         self.cancelled = 0
+        self.users = 0
         self.running = 0
         self.most_running = 0
         self.twist: Callable[[Vectors], Vectors] = lambda vectors: vectors
@@ -92,7 +96,11 @@ class FakePlace:
         await asyncio.sleep(max(min(left_s, patience_s), 0.0))
         if left_s > patience_s:
             raise ModelLoading(entry.id, estimated_time_s=left_s)
-        yield self
+        self.users += 1
+        try:
+            yield self
+        finally:
+            self.users -= 1
 
     async def embed(self, job: EmbedJob) -> EmbedResult:
         self.asked_s.append(clock())

@@ -95,6 +95,17 @@ def test_when_both_fail_the_next_is_asked() -> None:
     run(story())
 
 
+def test_a_good_answer_goes_before_an_error_that_comes_with_it() -> None:
+    async def story() -> None:
+        local, nebius = places(1, 0.5)
+        local.error = InvalidRequest("no")
+        assert await World(local, nebius, options=HEDGED).ask() == "nebius"
+        local.delay_s, nebius.delay_s = 0.75, 0.25
+        assert await World(nebius, local, options=HEDGED).ask() == "nebius"
+
+    run(story())
+
+
 def test_an_error_of_the_clients_ends_both() -> None:
     async def story() -> None:
         local, nebius = places(1, 10)

@@ -72,7 +72,7 @@ def test_nobody_is_asked_after_the_deadline_and_nobody_waits_longer(
         for place in places:
             assert all(asked_s <= began_s + timeout_s for asked_s in place.asked_s)
         await asyncio.sleep(0.01)
-        assert not any(place.running for place in places)
+        assert not any(place.running or place.users for place in places)
 
     run(story())
 

@@ -342,7 +342,9 @@ def test_the_own_engine_is_never_left_alone_when_nobody_else_is_well() -> None:
                 await world.ask()
         assert [state.health.state for state in world.router.states(MODEL)] == ["resting"] * 2
         local.error = None
+        began_s = clock()
         assert await world.ask() == "local"
+        assert clock() - began_s == pytest.approx(0.1)
 
     run(story())
 
@@ -432,6 +434,97 @@ def test_a_slow_place_gives_way_to_another_where_the_settings_say_how_long_it_ma
         assert await world.ask() == "nebius"
         assert local.cancelled == 1
         assert "within 5 s" in world.router.states(MODEL)[0].health.last_error
+
+    run(story())
+
+
+def test_nobody_is_asked_in_the_grace_after_the_deadline() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.delay_s, local.error = 5.2, unavailable("local")
+        with pytest.raises(ProviderUnavailable):
+            await World(local, nebius).ask(timeout_s=5.0)
+        assert nebius.jobs == []
+
+    run(story())
+
+
+def test_a_place_that_began_to_rest_meanwhile_is_passed_over() -> None:
+    async def story() -> None:
+        local, nebius, scaleway = *pair(), FakePlace("scaleway")
+        local.delay_s, local.error = 5, unavailable("local")
+        nebius.error = unavailable("nebius", 429, 60.0)
+        world = World(local, nebius, scaleway)
+        first = asyncio.create_task(world.ask())
+        await asyncio.sleep(1)
+        with pytest.raises(ProviderUnavailable):
+            await world.ask(NEBIUS_ALONE)
+        assert await first == "scaleway"
+        assert len(nebius.jobs) == 1
+
+    run(story())
+
+
+def test_a_place_that_rests_is_waited_for_when_all_others_have_failed() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.error = ModelLoadError("no")
+        nebius.errors = [unavailable("nebius", 429, 3.0)]
+        world = World(local, nebius)
+        with pytest.raises(ProviderUnavailable):
+            await world.ask(NEBIUS_ALONE, timeout_s=1.0)
+        began_s = clock()
+        assert await world.ask() == "nebius"
+        assert clock() - began_s == pytest.approx(3.1)
+
+    run(story())
+
+
+def test_a_place_that_rests_is_no_candidate_beside_one_that_is_well() -> None:
+    async def story() -> None:
+        nebius, scaleway = FakePlace("nebius"), FakePlace("scaleway")
+        nebius.error = unavailable("nebius", 429, 60.0)
+        world = World(nebius, scaleway)
+        await world.ask()
+        assert [one.name for one in world.router.candidates(MODEL)] == ["scaleway"]
+        scaleway.error = unavailable("scaleway", 429, 30.0)
+        with pytest.raises(ProviderUnavailable):
+            await world.ask()
+        assert [one.name for one in world.router.candidates(MODEL)] == ["scaleway", "nebius"]
+
+    run(story())
+
+
+def test_a_trial_whose_client_leaves_is_taken_over() -> None:
+    async def story() -> None:
+        nebius = FakePlace("nebius")
+        nebius.errors = [unavailable("nebius", 429, 1.0)]
+        world = World(nebius)
+        with pytest.raises(ProviderUnavailable):
+            await world.ask(timeout_s=0.5)
+        await asyncio.sleep(1)
+        nebius.delay_s = 100
+        trial = asyncio.create_task(world.ask())
+        await settle()
+        other = asyncio.create_task(world.ask())
+        await asyncio.sleep(1)
+        nebius.delay_s = 0.1
+        began_s = clock()
+        trial.cancel()
+        assert await other == "nebius"
+        assert clock() - began_s == pytest.approx(0.1)
+
+    run(story())
+
+
+def test_a_model_that_is_loading_is_not_taken_for_the_fastest() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.loading_s = 60
+        world = World(local, nebius)
+        await world.ask()
+        assert await world.ask(Route(policy="fastest")) == "nebius"
+        assert len(local.patiences_s) == 1
 
     run(story())
 

@@ -251,6 +251,17 @@ def test_a_request_that_the_reference_cannot_carry_waits_for_the_comparison() ->
     run(story())
 
 
+def test_a_reference_that_is_down_is_not_compared_with() -> None:
+    async def story() -> None:
+        local, nebius = pair()
+        local.errors = [BackendUnavailable("gone")]
+        with pytest.raises(BackendUnavailable):
+            await World(local, nebius, rules=CHECKED).ask()
+        assert nebius.jobs == []
+
+    run(story())
+
+
 def test_a_cold_reference_is_not_loaded_for_a_comparison() -> None:
     async def story() -> None:
         local, nebius = pair()

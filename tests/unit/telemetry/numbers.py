@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.notes import Notes
-from fledge.telemetry.states import AccountsState, CacheState, ModelState, TierState
+from fledge.telemetry.states import AccountsState, CacheState, ModelState, TierCounts, TierState
 from fledge.types import Timings
 
 
@@ -25,13 +25,15 @@ CACHE = CacheState(
         TierState(
             name="files",
             is_usable=False,
-            hits=4,
-            misses=9,
-            late=3,
-            damaged=1,
-            written=7,
-            dropped=6,
-            failures=2,
+            counts=TierCounts(
+                hits=4,
+                misses=9,
+                late=3,
+                damaged=1,
+                written=7,
+                dropped=6,
+                failures=2,
+            ),
         )
     ],
 )
