@@ -18,6 +18,7 @@ from fledge.cache.flights import Terms
 from fledge.cache.key import Space
 from fledge.catalog.catalog import Catalog
 from fledge.errors import (
+    CannotCarry,
     ComputeError,
     DeadlineExceeded,
     InvalidRequest,
@@ -212,6 +213,15 @@ class Answering:
         parts = parts_of(card)
         fetches = [self._fetch(hold, request, part, deadline) for part in parts]
         fetched = [await fetches[0]] if len(fetches) == 1 else await _at_once(fetches)
+        if (
+            _wants_raw(request)
+            and card.normalizes
+            and any(one.result.normalized for one in fetched)
+        ):
+            raise CannotCarry(
+                f"{card.deployment} gives vectors of length 1 only, and `normalize` is false",
+                field="normalize",
+            )
         return Answered(
             card=card,
             parts=parts,
@@ -318,6 +328,11 @@ class Answering:
             priority=request.priority,
             tenant=request.caller.tenant,
         )
+
+
+def _wants_raw(request: EmbedRequest | CompareRequest) -> bool:
+    """Whether vectors are wanted as they are before the model's own normalization."""
+    return isinstance(request, EmbedRequest) and request.normalize is False
 
 
 async def _compute(

@@ -1,10 +1,8 @@
 """Everything that can go wrong, named for what happened.
 
 Nothing here knows HTTP: `fledge.api.errors` holds the one table that gives each class its status
-and body. A message says what was wrong, the limit, the value, and what to do.
-
-A class without a row of its own there is answered as its parent. The ones below `InvalidRequest` are
-the caller's to mend, those below `ModelLoadError` and `ProviderError` mostly the operator's.
+and body; one without a row of its own is answered as its parent. A message says what was wrong, the
+limit, the value, and what to do.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -355,9 +353,7 @@ class LimitExceeded(FledgeError):
     """A holder has used up what it may use of something.
 
     Attributes:
-        limit: the name of what it is.
-        allowed: how much of it there is.
-        used: how much of it was used, this request not included.
+        limit: what it is; `allowed` of it there is, and `used` was used, without this request.
         retry_after_s: seconds after which the same request would pass, if nothing else is asked
             meanwhile; None: it never would.
         standing: for the headers.
@@ -389,7 +385,7 @@ class ConcurrencyExceeded(LimitExceeded):
 
 
 class BudgetExceeded(LimitExceeded):
-    """The month's tokens are used up."""
+    """The month's tokens or money are used up."""
 
     code = "insufficient_quota"
 

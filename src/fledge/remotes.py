@@ -16,6 +16,7 @@ from fledge.catalog.listed import ListedProvider
 from fledge.catalog.mapped import with_provider_ids
 from fledge.catalog.shipped import hosted_entries
 from fledge.errors import SettingsError
+from fledge.money import nanos_of
 from fledge.names import quoted
 from fledge.providers.presets import PRESETS, SHAPES, Preset
 from fledge.providers.provider import Provider
@@ -23,9 +24,6 @@ from fledge.routing.router import PlaceState
 from fledge.settings import Settings
 from fledge.settings_providers import ProviderSettings
 from fledge.types import LOCAL, ModelEntry
-
-NANOS = 10**9
-"""Money is counted in billionths."""
 
 _MOST_KEY_BYTES = 16 * 1024
 
@@ -53,15 +51,23 @@ def enabled_providers(
         SettingsError: one is unknown, or its key is missing: all that there is of it, a line each,
             and nothing of a key.
     """
-    found: dict[str, Remote] = {}
-    mistakes: list[str] = []
+    read = read_providers(settings, environment)
+    mistakes = [str(one) for one in read.values() if isinstance(one, SettingsError)]
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+    return {name: one for name, one in read.items() if isinstance(one, Remote)}
+
+
+def read_providers(
+    settings: Settings, environment: Mapping[str, str] = os.environ
+) -> dict[str, Remote | SettingsError]:
+    """Likewise; of one that cannot be asked as it is set, what is wrong with it."""
+    found: dict[str, Remote | SettingsError] = {}
     for name in settings.providers.names():
         try:
             found[name] = _remote(name, settings, environment)
         except SettingsError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise SettingsError("\n".join(mistakes))
+            found[name] = error
     return found
 
 
@@ -251,4 +257,4 @@ def _read_key(name: str, path: Path) -> str:
 
 
 def _nanos(money: float | None) -> int | None:
-    return None if money is None else round(money * NANOS)
+    return None if money is None else nanos_of(money)

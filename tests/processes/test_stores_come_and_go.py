@@ -87,7 +87,8 @@ def test_keys_are_refused_as_the_servers_fault_once_their_database_is_away_for_t
         load.go_on_for(100)
         refused = load.refused[0]
         assert code(refused) == "database_unavailable"
-        assert refused.body["error"]["message"].startswith("the accounts' database does not answer now")
+        told = refused.body["error"]["message"]
+        assert told.startswith("the accounts' database does not answer now")
         assert "retry-after" in refused.headers
         place.stop()
         # Who it was is what nobody could say: the refused are on nobody's account.

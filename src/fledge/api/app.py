@@ -24,6 +24,7 @@ from fledge.api.middleware.observe import Observe
 from fledge.api.middleware.origin import CheckOrigin
 from fledge.api.models import Models
 from fledge.api.openai import EMBEDDINGS
+from fledge.api.providers import Providers
 from fledge.api.rerank import RERANK, RERANK_V1
 from fledge.api.routing import LeanApp, add_routes, speaking, unless_client_leaves
 from fledge.api.runner import Runner
@@ -133,6 +134,7 @@ def create_app(
     _add_hub(app, Hub(service, settings), Legacy(service))
     _add_models(app, models)
     _add_admin(app, Admin(service, settings, models))
+    _add_providers(app, Providers(service, settings))
     if batches is not None and runs is not None:
         _add_batches(app, Files(batches, settings), runs)
     _add_accounts(app, Keys(service, settings), Usage(service, settings))
@@ -255,6 +257,15 @@ def _add_admin(app: FastAPI, admin: Admin) -> None:
     ):
         path = f"/admin/models/{{model_id:path}}/{name}"
         add_routes(app, "POST", [path], speaking(OPENAI, endpoint), tag="Admin", openapi=document)
+
+
+def _add_providers(app: FastAPI, providers: Providers) -> None:
+    for method, path, endpoint, document in (
+        ("GET", "/admin/providers", providers.list_providers, documents.PROVIDERS),
+        ("POST", "/admin/providers/{name}/test", providers.test, documents.TEST_PROVIDER),
+    ):
+        answer = speaking(OPENAI, endpoint)
+        add_routes(app, method, [path], answer, tag="Admin", openapi=document)
 
 
 def _add_accounts(app: FastAPI, keys: Keys, usage: Usage) -> None:

@@ -14,6 +14,7 @@ from fledge.api.huggingface import InferenceBody
 from fledge.api.keys import KeyBody, KeysQuery, RotateBody
 from fledge.api.models import ModelsQuery
 from fledge.api.openai import EmbeddingsBody
+from fledge.api.providers import TestQuery
 from fledge.api.queries import document_query
 from fledge.api.rerank import RerankBody
 from fledge.api.usage import OwnUsageQuery, UsageOfAllQuery
@@ -182,6 +183,83 @@ HUB_MODELS = document_query(HubQuery)
 HUB_MODEL = document_query(HubModelQuery, [_MODEL_ID])
 LOAD = document_query(LoadQuery, [_MODEL_ID])
 ADMIN = {"parameters": [_MODEL_ID]}
+_PROVIDER_STATE: dict[str, Any] = {
+    "status": {"enum": ["live", "error"]},
+    "latency_ms": {"type": "number"},
+    "space": {
+        "enum": ["same", "differs", "unknown", "reference"],
+        "description": "Whether its vectors are those of the model's first deployment.",
+    },
+    "cosine": {"type": "number"},
+    "differences": {"type": "array", "items": {"type": "string"}},
+    "error": {"type": "string"},
+}
+_MONEY: dict[str, Any] = {
+    "type": "number",
+    "description": "In the currency in which the settings give prices.",
+}
+PROVIDERS = _answers(
+    {
+        "type": "object",
+        "properties": {
+            "object": {"const": "list"},
+            "data": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "provider": {"type": "string"},
+                        "status": {"enum": ["live", "error"]},
+                        "spent": _MONEY,
+                        "budget_left": _MONEY,
+                        "price_per_million_tokens": _MONEY,
+                        "models": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "properties": {
+                                    "id": {"type": "string"},
+                                    "provider_id": {"type": "string"},
+                                    **_PROVIDER_STATE,
+                                    "successes": {"type": "integer"},
+                                    "failures": {"type": "integer"},
+                                    "running": {"type": "integer"},
+                                    "rest_s": {"type": "number"},
+                                    "last_error": {"type": "string"},
+                                    "last_error_ago_s": {"type": "number"},
+                                    "last_status": {"type": "integer"},
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    }
+)
+_PROVIDER: dict[str, Any] = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "The provider's name, as the settings have it.",
+    "schema": {"type": "string"},
+}
+TEST_PROVIDER = document_query(TestQuery, [_PROVIDER]) | _answers(
+    {
+        "type": "object",
+        "properties": {
+            "provider": {"type": "string"},
+            "model": {"type": "string"},
+            "provider_id": {"type": "string"},
+            **_PROVIDER_STATE,
+            "dimension": {"type": "integer"},
+            "texts": {"type": "integer"},
+            "tokens": {"type": "integer"},
+            "cost": _MONEY,
+            "compared_with": {"type": ["string", "null"]},
+        },
+    }
+)
 _KEY: dict[str, Any] = {
     "name": "key",
     "in": "path",

@@ -47,6 +47,7 @@ from fledge.errors import (
     Stopping,
     StorageQuotaExceeded,
     StorageUnavailable,
+    TryLater,
     Unauthorized,
     UnknownBatch,
     UnknownFile,
@@ -351,7 +352,7 @@ def _retry_after_s(error: FledgeError) -> float | None:
             return min(error.estimated_time_s, _MOST_LOADING_RETRY_AFTER_S)
         case ModelNotFound():
             return None
-        case Overloaded() | LimitExceeded() | LimitsUnavailable():
+        case TryLater() | LimitExceeded():
             return error.retry_after_s
         case ModelLoadError() | ProviderUnavailable() if error.retry_after_s is not None:
             return error.retry_after_s

@@ -28,13 +28,12 @@ from fledge.api.queries import Count, CountPerPage, Flag, Query, Text, Words, ba
 from fledge.api.rendering import JsonResponse, dump
 from fledge.catalog.listed import Listed, ListedProvider
 from fledge.errors import InvalidRequest
+from fledge.money import money_of
 from fledge.service import Service
 from fledge.settings import Settings
 from fledge.types import State
 
 DEFAULT_PER_PAGE = 100
-NANOS = 10**9
-"""Money is counted in billionths."""
 
 _MODALITIES = ("embedding", "embeddings")
 # The last three are Featherless's words.
@@ -218,7 +217,7 @@ def _provider(at: ListedProvider) -> dict[str, Any]:
         "status": "live" if at.is_live else "error",
         "provider_id": at.provider_id,
         **known(
-            pricing=None if nanos is None else {"input": nanos / NANOS, "output": 0},
+            pricing=None if nanos is None else {"input": money_of(nanos), "output": 0},
             is_free=None if nanos is None else not nanos,
             latency_ms=None if at.latency_ms is None else round(at.latency_ms, 1),
             space=at.space,

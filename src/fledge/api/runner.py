@@ -23,6 +23,7 @@ from fledge.api.middleware.authenticate import caller_of
 from fledge.api.rendering import JsonResponse, header_names, header_value
 from fledge.api.repeats import Given, Repeats, shown
 from fledge.api.routing import Endpoint, speaking, unless_client_leaves
+from fledge.money import NANOS
 from fledge.prompts import Prompt
 from fledge.requests import Answer, CompareRequest, EmbedRequest
 from fledge.service import Service
@@ -30,8 +31,6 @@ from fledge.settings import Settings
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.notes import request_notes
 from fledge.types import LOCAL
-
-NANOS = 10**9
 
 # What `x-fledge-prompt` says of a prompt that has no name.
 _OWN_TEXT = "custom"

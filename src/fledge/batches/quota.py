@@ -78,10 +78,11 @@ class Quota:
         if self._bytes(owner) + size_bytes <= most_bytes:
             return
         self._recount()
-        if (kept := self._bytes(owner)) + size_bytes > most_bytes:
+        if self._bytes(owner) + size_bytes > most_bytes:
             raise StorageQuotaExceeded(
-                f"{kept} bytes of your files are kept, and at most {most_bytes} may be "
-                "(max_stored_bytes): delete some, as results that were fetched"
+                f"{self._kept[owner]} bytes of your files are kept, and at most {most_bytes} may "
+                "be, those that are being sent included (max_stored_bytes): delete some, as "
+                "results that were fetched"
             )
 
     def _bytes(self, owner: str | None) -> int:

@@ -32,6 +32,7 @@ from fledge.errors import (
     ModelLoading,
     Overloaded,
     StorageUnavailable,
+    TryLater,
     Unauthorized,
 )
 
@@ -328,7 +329,7 @@ def _pause_s(attempt: int, least_s: float) -> float:
 
 
 def _least_pause_s(error: FledgeError) -> float:
-    return error.retry_after_s if isinstance(error, Overloaded | LimitsUnavailable) else 0.0
+    return error.retry_after_s if isinstance(error, TryLater) else 0.0
 
 
 def _ready(reply: Reply) -> Rendering:

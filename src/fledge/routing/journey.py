@@ -211,7 +211,7 @@ class Journey(Generic[Result]):
         patience_s = float("inf")
         if has_others and not place.is_remote:
             patience_s = 0.0 if health.loads else options.cold_patience_s
-        turn = Turn(self._plan.entry, place, self._deadline, health, patience_s, self._saw)
+        turn = Turn(self._plan.entry, place, self._deadline, health, patience_s, self._served)
         with health.asked():
             try:
                 if has_others and options.attempt_timeout_s is not None:
@@ -236,9 +236,13 @@ class Journey(Generic[Result]):
             self._plan.health[turn.place.name].fail(Fault(reason=reason))
             raise BackendUnavailable(reason) from None
 
-    def _saw(self, place: Place, card: ModelCard) -> None:
-        if len(self._plan.health) > 1:
-            self._book.note(self._plan.entry.id, place.name, card)
+    def _served(self, place: Place, card: ModelCard) -> ModelCard:
+        """Learn what runs at a place; the card that its answers are finished by."""
+        plan = self._plan
+        if len(plan.health) == 1:
+            return card
+        self._book.note(plan.entry.id, place.name, card)
+        return self._book.as_served(plan.entry.id, plan.reference.name, place.name, card)
 
     def _is_open(self, place: Place) -> bool:
         """Whether it may be asked still: other requests may have found out something meanwhile."""

@@ -5,7 +5,7 @@ import random as dice
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from fledge.errors import FledgeError, ProviderUnavailable, UnknownModel
@@ -29,6 +29,23 @@ ONE_TEXT = Size()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a text has told that was sent to find out.
+
+    Attributes:
+        dimension: length of its vector.
+        latency_ms: how long it took.
+        texts: how many were sent, those of the comparison included.
+        tokens: of them.
+    """
+
+    dimension: int
+    latency_ms: float
+    texts: int = 1
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceState:
     """A place of a model, for listings.
 
@@ -42,6 +59,7 @@ class PlaceState:
         verdict: what was measured; None: nothing, or of something that runs there no more.
         differences: what keeps the two apart, a phrase each.
         budget_left_nanos: what may still be spent there this month; None: no limit.
+        trial: of a place that was just tested, what that has told.
     """
 
     name: str
@@ -52,6 +70,7 @@ class PlaceState:
     verdict: Verdict | None = None
     differences: tuple[str, ...] = ()
     budget_left_nanos: int | None = None
+    trial: Trial | None = None
 
 
 class Router:
@@ -136,11 +155,13 @@ class Router:
         health = self._health_of(entry, places)
         return [self._state(entry, places[0], place, health[place.name]) for place in places]
 
-    async def test(self, entry: ModelEntry, name: str, *, patience_s: float = 0) -> PlaceState:
+    async def test(
+        self, entry: ModelEntry, name: str, *, patience_s: float = 0, compares: bool = True
+    ) -> PlaceState:
         """Send one text to a place, and compare it with the reference where that can be asked.
 
         A place that answers may be asked again, whatever was. The comparison costs as many texts as
-        `spaces.text_count` says.
+        `spaces.text_count` says, and loads a reference that is cold: `compares=False` does neither.
 
         Raises:
             UnknownModel: the model does not run there.
@@ -150,13 +171,24 @@ class Router:
         place = self._named(entry, places, Route.alone(name))[0]
         health = self._health(entry, place)
         async with place.use(entry, patience_s=patience_s) as backend:
-            await Watched(backend, health, self._clock).embed(EmbedJob(items=TEXTS[:1]))
+            began_s = self._clock()
+            result = await Watched(backend, health, self._clock, backend.card).embed(
+                EmbedJob(items=TEXTS[:1])
+            )
+        trial = Trial(
+            dimension=result.vectors.shape[1],
+            latency_ms=(self._clock() - began_s) * 1000,
+            tokens=sum(result.token_counts),
+        )
         health.forgive()
-        if place.name != places[0].name:
+        if compares and place.name != places[0].name:
             # Where the reference cannot be asked, the state says that nothing is known.
             with suppress(FledgeError):
-                await self._book.check(entry, places[0], place)
-        return self._state(entry, places[0], place, health)
+                verdict = await self._book.check(entry, places[0], place)
+                trial = replace(
+                    trial, texts=1 + verdict.texts, tokens=trial.tokens + verdict.tokens
+                )
+        return replace(self._state(entry, places[0], place, health), trial=trial)
 
     async def aclose(self) -> None:
         """Give up what runs beside requests. Safe to call twice."""

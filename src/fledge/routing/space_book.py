@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from fledge.errors import BackendUnavailable, FledgeError
 from fledge.routing.places import Place
-from fledge.routing.spaces import Relation, Verdict, compare, mark_of
+from fledge.routing.spaces import Meaning, Relation, Verdict, compare, mark_of
 from fledge.routing.verdict_file import VerdictFile
 from fledge.types import ModelCard, ModelEntry
 
@@ -63,6 +63,8 @@ class SpaceBook:
         self._verdicts = file.read() if file else {}
         self._cards: dict[tuple[str, str], ModelCard] = {}
         self._marks: dict[tuple[str, str], str] = {}
+        # By place: its card, what its meaning was taken from, and the card that came of it.
+        self._served: dict[tuple[str, str], tuple[ModelCard, object, ModelCard]] = {}
         self._running: dict[Pair, asyncio.Task[Verdict]] = {}
         self._retry_at: dict[Pair, float] = {}
         self._writing = asyncio.Lock()
@@ -100,6 +102,23 @@ class SpaceBook:
         if self._cards.get(key) is not card:
             self._cards[key] = card
             self._marks[key] = mark_of(card)
+
+    def as_served(self, model: str, reference: str, place: str, card: ModelCard) -> ModelCard:
+        """A place's card with the prompts and the like of the reference, as far as that is known.
+
+        What a request means is not to depend on where it is answered.
+        """
+        key = model, place
+        of_reference = self._cards.get((model, reference))
+        verdict = None if of_reference else self.verdict(model, reference, place)
+        source = of_reference or verdict
+        if source is None or place == reference:
+            return card
+        known = self._served.get(key)
+        if known is None or known[0] is not card or known[1] is not source:
+            meaning = source.meaning if isinstance(source, Verdict) else Meaning.of(source)
+            known = self._served[key] = card, source, meaning.given_to(card)
+        return known[2]
 
     def is_due(self, model: str, reference: str, place: str) -> bool:
         """Whether two places are to be compared: there is no fresh verdict, nor a failure just

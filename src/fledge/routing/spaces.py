@@ -5,8 +5,8 @@ places differ, nothing of the one is ever mixed with the other's by the router.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from typing import Literal, TypeAlias
 
@@ -14,7 +14,15 @@ import numpy as np
 
 from fledge.errors import CannotCarry
 from fledge.routing.places import Place
-from fledge.types import Backend, EmbedJob, EmbedResult, ModelCard, ModelEntry, Vectors
+from fledge.types import (
+    Backend,
+    EmbedJob,
+    EmbedResult,
+    ModelCard,
+    ModelEntry,
+    Similarity,
+    Vectors,
+)
 from fledge.vectors import lengths, normalize
 
 TEXTS = (
@@ -29,11 +37,11 @@ TEXTS = (
         "breakwaters a large vessel needs more than a mile to stop."
     ),
 )
-"""Embedded without a prompt: several languages, short and long. The longest has about 70 tokens, so
-that no model cuts it."""
+"""Embedded as they are for who names no prompt: several languages, short and long. The longest has
+about 70 tokens, so that no model cuts it."""
 
 PROMPTED_TEXTS = (TEXTS[0], TEXTS[4])
-"""Embedded with each prompt: a prompt that is left out shows most beside a short text."""
+"""Embedded with each other prompt: one that is left out shows most beside a short text."""
 
 MOST_PROMPTS = 8
 """Different ones, the first of the card. A few models have fifty."""
@@ -45,6 +53,37 @@ BULK = 1
 """The priority of the texts: requests go first."""
 
 Relation: TypeAlias = Literal["same", "differs", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meaning:
+    """What a request to a model means, wherever it is answered: that of the reference.
+
+    A catalogue may know prompts that the model's own files do not have, or miss some that they
+    have. `input_type` would then mean one thing here and another there.
+    """
+
+    prompts: Mapping[str, str]
+    default_prompt_name: str | None
+    normalizes: bool
+    similarity: Similarity
+    matryoshka_dimensions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, card: ModelCard) -> "Meaning":
+        """That of a card."""
+        return cls(**{one.name: getattr(card, one.name) for one in fields(cls)})
+
+    def given_to(self, card: ModelCard) -> ModelCard:
+        """Another place's card with this meaning."""
+        return replace(card, **{one.name: getattr(self, one.name) for one in fields(self)})
+
+    def prompt_texts(self) -> list[str | None]:
+        """The prompts that are compared: first what goes before the texts of who names none, then
+        the others, each once. Not more than `MOST_PROMPTS` that are some."""
+        default = self.prompts.get(self.default_prompt_name or "") or None
+        named = list(dict.fromkeys(text for text in self.prompts.values() if text))
+        return list(dict.fromkeys((default, None, *named[:MOST_PROMPTS])))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +101,7 @@ class Verdict:
         tokens: how many the other one has counted, which is what it costs.
         checked_at: Unix time.
         marks: of the two, what they computed with; a verdict is about nothing else.
+        meaning: of the reference, which was taken for both.
     """
 
     reference: str
@@ -73,6 +113,7 @@ class Verdict:
     tokens: int
     checked_at: float
     marks: tuple[str, str]
+    meaning: Meaning
 
     def differences(self, min_cosine: float) -> list[str]:
         """What keeps the two apart, a phrase each; empty: they are one space."""
@@ -89,14 +130,9 @@ class Verdict:
         return found
 
 
-def prompts_of(card: ModelCard) -> list[str]:
-    """The prompts that are compared: each text once, none that is empty."""
-    return list(dict.fromkeys(text for text in card.prompts.values() if text))[:MOST_PROMPTS]
-
-
 def text_count(card: ModelCard) -> int:
     """How many texts a comparison sends to each of the two places."""
-    return len(TEXTS) + len(PROMPTED_TEXTS) * len(prompts_of(card))
+    return len(TEXTS) + len(PROMPTED_TEXTS) * (len(Meaning.of(card).prompt_texts()) - 1)
 
 
 def mark_of(card: ModelCard) -> str:
@@ -107,10 +143,10 @@ def mark_of(card: ModelCard) -> str:
         card.arithmetic,
         card.deployment,
         card.provider_id,
-        sorted(card.prompts.items()),
+        asdict(Meaning.of(card)),
         TEXTS,
     ]
-    return blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+    return blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 async def compare(
@@ -122,15 +158,16 @@ async def compare(
         FledgeError: one of them could not be asked; a model that is not warm is not loaded for it.
     """
     async with reference.use(entry, patience_s=0) as one:
-        prompts: list[str | None] = [None, *prompts_of(one.card)]
-        expected = [await one.embed(_job(prompt)) for prompt in prompts]
         one_card = one.card
+        meaning = Meaning.of(one_card)
+        jobs = _jobs(meaning)
+        expected = [await one.embed(job) for job in jobs]
     async with place.use(entry, patience_s=0) as other:
-        found = [await _embed(other, prompt) for prompt in prompts]
         other_card = other.card
+        found = [await other.embed(jobs[0]), *[await _embed(other, job) for job in jobs[1:]]]
     pairs = [(x, y) for x, y in zip(expected, found, strict=True) if y is not None]
-    a = np.concatenate([_as_served(result, one_card) for result, _ in pairs])
-    b = np.concatenate([_as_served(result, other_card) for _, result in pairs])
+    a = np.concatenate([_as_served(result, meaning) for result, _ in pairs])
+    b = np.concatenate([_as_served(result, meaning) for _, result in pairs])
     cosine, ratio = _likeness(a, b)
     return Verdict(
         reference=reference.name,
@@ -142,27 +179,29 @@ async def compare(
         tokens=sum(sum(result.token_counts) for _, result in pairs),
         checked_at=checked_at,
         marks=(mark_of(one_card), mark_of(other_card)),
+        meaning=meaning,
     )
 
 
-def _job(prompt: str | None) -> EmbedJob:
-    texts: Sequence[str] = TEXTS if prompt is None else PROMPTED_TEXTS
-    return EmbedJob(items=texts, prompt=prompt, priority=BULK)
+def _jobs(meaning: Meaning) -> list[EmbedJob]:
+    first, *others = meaning.prompt_texts()
+    return [
+        EmbedJob(items=TEXTS, prompt=first, priority=BULK),
+        *(EmbedJob(items=PROMPTED_TEXTS, prompt=prompt, priority=BULK) for prompt in others),
+    ]
 
 
-async def _embed(backend: Backend, prompt: str | None) -> EmbedResult | None:
-    """None: no request with such a prompt can be answered there."""
+async def _embed(backend: Backend, job: EmbedJob) -> EmbedResult | None:
+    """None: no request with such a prompt can be answered there, so nothing is mixed."""
     try:
-        return await backend.embed(_job(prompt))
+        return await backend.embed(job)
     except CannotCarry:
-        if prompt is None:
-            raise
         return None
 
 
-def _as_served(result: EmbedResult, card: ModelCard) -> Vectors:
+def _as_served(result: EmbedResult, meaning: Meaning) -> Vectors:
     """As a request gets it that leaves normalization to the model."""
-    return normalize(result.vectors) if card.normalizes else result.vectors
+    return normalize(result.vectors) if meaning.normalizes else result.vectors
 
 
 def _likeness(a: Vectors, b: Vectors) -> tuple[float, float]:

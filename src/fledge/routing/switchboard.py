@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fledge.routing.places import Place, cost_nanos
-from fledge.routing.router import Router
-from fledge.types import LOCAL
+from fledge.routing.router import PlaceState, Router
+from fledge.types import LOCAL, ModelEntry
 
 
 class Spending:
@@ -33,6 +33,11 @@ class Spending:
         """Count what an answer cost."""
         self._turn()
         self._spent[name] = self._spent.get(name, 0) + nanos
+
+    def spent(self, name: str) -> int:
+        """What it has cost this month."""
+        self._turn()
+        return self._spent.get(name, 0)
 
     def left(self, name: str) -> int | None:
         """What may still be spent; None: as much as one likes."""
@@ -72,11 +77,29 @@ class Switchboard:
 
     def charge(self, place: Place, tokens: int) -> int:
         """Count what some tokens cost at a place, in billionths; 0 where nobody knows."""
-        price = place.price_nanos_per_million_tokens
-        if not price:
+        return self._count(place.name, place.price_nanos_per_million_tokens, tokens)
+
+    async def test(
+        self, entry: ModelEntry, name: str, *, compares: bool
+    ) -> tuple[PlaceState, int]:
+        """Send one text to a provider, and compare it with the model's first place, or not.
+
+        Returns:
+            How the provider does, `trial` included, and what it cost, in billionths; 0 where nobody
+            knows.
+
+        Raises:
+            UnknownModel, FledgeError: as `Router.test`.
+        """
+        state = await self.router.test(entry, name, compares=compares)
+        tokens = state.trial.tokens if state.trial else 0
+        return state, self._count(name, state.price_nanos_per_million_tokens, tokens)
+
+    def _count(self, name: str, price_nanos_per_million_tokens: int | None, tokens: int) -> int:
+        if not price_nanos_per_million_tokens:
             return 0
-        nanos = cost_nanos(tokens, price)
-        self.spending.add(place.name, nanos)
+        nanos = cost_nanos(tokens, price_nanos_per_million_tokens)
+        self.spending.add(name, nanos)
         return nanos
 
     async def aclose(self) -> None:

@@ -80,7 +80,7 @@ class Turn:
         deadline: when the answer is due; to be looked at within `use`, since loading moves it.
         health: of the place.
         most_patience_s: the longest to wait for a model to load.
-        saw: told of the card.
+        served: from the card of a place to the one that its answers are finished by.
 
     Attributes:
         entry: likewise.
@@ -96,7 +96,7 @@ class Turn:
         deadline: Deadline,
         health: Health,
         most_patience_s: float,
-        saw: Callable[[Place, ModelCard], None],
+        served: Callable[[Place, ModelCard], ModelCard],
     ) -> None:
         self.entry = entry
         self.place = place
@@ -104,7 +104,7 @@ class Turn:
         self.was_hurried = False
         self._health = health
         self._most_patience_s = most_patience_s
-        self._saw = saw
+        self._served = served
 
     @asynccontextmanager
     async def use(self, *, patience_s: float) -> AsyncIterator[Backend]:
@@ -126,8 +126,8 @@ class Turn:
             self._learn(error)
             raise
         try:
-            self._saw(self.place, backend.card)
-            yield Watched(backend, self._health, self.deadline.clock)
+            card = self._served(self.place, backend.card)
+            yield Watched(backend, self._health, self.deadline.clock, card)
         finally:
             await context.__aexit__(None, None, None)
 
@@ -143,15 +143,18 @@ class Turn:
 class Watched:
     """A backend, whose results count for the health of its place."""
 
-    def __init__(self, backend: Backend, health: Health, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, backend: Backend, health: Health, clock: Callable[[], float], card: ModelCard
+    ) -> None:
         self._backend = backend
         self._health = health
         self._clock = clock
+        self._card = card
 
     @property
     def card(self) -> ModelCard:
-        """The backend's."""
-        return self._backend.card
+        """The backend's, with the prompts and the like of the model's first place."""
+        return self._card
 
     async def embed(self, job: EmbedJob) -> EmbedResult:
         """As the backend does."""

@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
-from fledge.routing.spaces import Verdict
+from fledge.routing.spaces import Meaning, Verdict
+from fledge.types import Similarity
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,14 @@ class VerdictFile:
             return dict(map(_entry, content["verdicts"]))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             log.warning(
                 "what is known of embedding spaces cannot be read (%s): places are compared again",
                 type(error).__name__,
@@ -82,5 +90,20 @@ def _entry(row: dict[str, Any]) -> tuple[tuple[str, str, str], Verdict]:
         tokens=int(row["tokens"]),
         checked_at=float(row["checked_at"]),
         marks=(str(row["marks"][0]), str(row["marks"][1])),
+        meaning=_meaning(row["meaning"]),
     )
     return (str(row["model"]), verdict.reference, verdict.place), verdict
+
+
+def _meaning(row: dict[str, Any]) -> Meaning:
+    name = row["default_prompt_name"]
+    similarity = row["similarity"]
+    if similarity not in get_args(Similarity):
+        raise ValueError(similarity)
+    return Meaning(
+        prompts={str(key): str(text) for key, text in row["prompts"].items()},
+        default_prompt_name=None if name is None else str(name),
+        normalizes=bool(row["normalizes"]),
+        similarity=similarity,
+        matryoshka_dimensions=tuple(map(int, row["matryoshka_dimensions"])),
+    )

@@ -21,7 +21,7 @@ EVERY_CLASS = [
 def an_error(kind: type[errors.FledgeError]) -> errors.FledgeError:
     if issubclass(kind, errors.LimitExceeded):
         return kind("all used up", limit="requests", allowed=1, used=1, retry_after_s=1.0)
-    if issubclass(kind, errors.Overloaded | errors.LimitsUnavailable):
+    if issubclass(kind, errors.TryLater):
         return kind("busy", retry_after_s=2.25)
     if issubclass(kind, errors.ModelLoading):
         return kind("org/name", estimated_time_s=3.5)

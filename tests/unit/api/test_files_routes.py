@@ -317,8 +317,8 @@ def test_who_keeps_too_much_is_answered_as_openai_answers(tmp_path: Path) -> Non
             assert answer.status_code == 400
             assert answer.json()["error"] == {
                 "message": "You have exceeded your file storage quota. 1024 bytes of your files "
-                "are kept, and at most 1024 may be (max_stored_bytes): delete some, as results "
-                "that were fetched",
+                "are kept, and at most 1024 may be, those that are being sent included "
+                "(max_stored_bytes): delete some, as results that were fetched",
                 "type": "invalid_request_error",
                 "param": None,
                 "code": "storage_quota_exceeded",

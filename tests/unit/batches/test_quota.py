@@ -59,7 +59,7 @@ def test_what_was_kept_counts_before_the_disk_is_looked_at_again() -> None:
     one.take("a", 40)
     assert disk.looks == 1
     disk.kept["a"] = 60
-    with pytest.raises(StorageQuotaExceeded, match=r"^100 bytes of your files are kept"):
+    with pytest.raises(StorageQuotaExceeded, match=r"^60 bytes of your files are kept"):
         one.take("a", 1)
 
 

@@ -34,6 +34,13 @@ def test_of_one_size_alone_more_texts_are_taken_to_be_slower_and_fewer_are_not()
     assert latency.expected_s(20) == pytest.approx(0.4)
 
 
+def test_a_place_that_slows_down_with_size_is_not_expected_before_it_was_asked() -> None:
+    latency = measured((1, 0.001), (100, 0.1), (1000, 10.0))
+    expected_s = latency.expected_s(1)
+    assert expected_s is not None
+    assert 0 < expected_s < 0.02
+
+
 def test_what_was_lately_counts_more() -> None:
     latency = measured(*[(1, 1.0)] * 20, *[(1, 0.1)] * 20)
     assert latency.request_s is not None
