@@ -24,6 +24,9 @@ NEW_VECTORS: Mapping[str, str] = {"x-use-cache": "false"}
 PAUSES_S = (0.005, 0.05)
 """Between queries beside a bulk job, at random: else each would meet the start of a batch."""
 
+SILENCE_S = 60.0
+"""Of all connections, after which the server is taken for dead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -121,20 +124,32 @@ class Generator:
         )
         return head.encode() + data
 
-    def throughput(self, name: str, clients: int, seconds: float) -> dict[str, Any]:
-        """Send for so long, then wait for what is under way: all that is counted is answered."""
+    def throughput(
+        self, name: str, clients: int, seconds: float, spread_s: float = 0.0
+    ) -> dict[str, Any]:
+        """Send for so long, then wait for what is under way: all that is counted is answered.
+
+        The clients begin one after another within `spread_s`.
+        """
         requests = self._requests[name]
         places = cycle(range(len(requests)))
         with Crowd(self._clients(clients)) as crowd:
             start, cpu = time.perf_counter(), time.process_time()
-            for client in crowd.clients:
-                client.send(place := next(places), requests[place])
             answers: list[Answered] = []
-            while crowd.busy:
-                for client, answer in crowd.answers():
+
+            def go_on(timeout: float) -> None:
+                for client, answer in crowd.answers(timeout):
                     answers.append(answer)
                     if answer.answered - start < seconds:
                         client.send(place := next(places), requests[place])
+
+            for number, client in enumerate(crowd.clients, 1):
+                client.send(place := next(places), requests[place])
+                due = start + spread_s * number / clients
+                while spread_s and (left := due - time.perf_counter()) > 0:
+                    go_on(left)
+            while crowd.busy:
+                go_on(SILENCE_S)
             elapsed = answers[-1].answered - start
         return {
             "indexes": [answer.index for answer in answers],
@@ -200,10 +215,10 @@ class Crowd:
         """Whether any client waits for an answer."""
         return any(client.index is not None for client in self.clients)
 
-    def answers(self, timeout: float | None = 60.0) -> list[tuple[Client, Answered]]:
+    def answers(self, timeout: float = SILENCE_S) -> list[tuple[Client, Answered]]:
         """The answers that were completed by the next bytes to arrive."""
         events = self._selector.select(timeout)
-        if not events and timeout == 60.0:
+        if not events and timeout == SILENCE_S:
             raise TimeoutError("the server has been silent for a minute")
         done: list[tuple[Client, Answered]] = []
         for key, _ in events:

@@ -120,16 +120,21 @@ class Worker(Process):
 
 
 class Echo(Process):
-    """`benchmarks.echo`, answering with the same bytes for ever."""
+    """`benchmarks.echo`, answering with the same bytes for ever, after `delay_s`."""
 
     def __init__(
-        self, content: bytes, *, folder: Path, headers: Mapping[str, str] = NO_HEADERS
+        self,
+        content: bytes,
+        *,
+        folder: Path,
+        headers: Mapping[str, str] = NO_HEADERS,
+        delay_s: float = 0.0,
     ) -> None:
         self.port = _free_port()
         file = folder / f"echo-{self.port}"
         file.write_bytes(content)
         command = ["-m", "benchmarks.echo", str(self.port), str(file), json.dumps(dict(headers))]
-        super().__init__(command, file.with_suffix(".log"), {})
+        super().__init__([*command, str(delay_s)], file.with_suffix(".log"), {})
         while not self._answers():
             time.sleep(0.01)
             if self.process.poll() is not None:

@@ -107,6 +107,7 @@ def metrics() -> str:
     """Everything that `GET /metrics` shows of Fledge's own."""
     numbers = Service.over([FakeBackend()], Settings()).metrics
     numbers.engine.show(Lane(batch_target_ms=1, max_queued_tokens=1))
+    numbers.providers.show(list)
     rows = ["| metric | kind | labels | what it is |", "|---|---|---|---|"]
     rows += [
         f"| `{one.name}` | {one.kind} | {_joined(one.labels)} | {one.help} |"

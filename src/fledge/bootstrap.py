@@ -22,7 +22,7 @@ from fledge.service import Service
 from fledge.settings import Settings
 from fledge.settings_fields import ModelSettings
 from fledge.stores import NO_DATABASE, open_accounts, open_cache
-from fledge.switching import open_switchboard
+from fledge.switching import open_switchboard, provider_states, router_options
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.traces import check_tracing
 from fledge.types import ModelEntry, Precision
@@ -89,6 +89,7 @@ def build_service(settings: Settings) -> Service:
     catalog = _catalog(settings, served)
     check_names(settings, catalog)
     remotes = enabled_providers(settings)
+    router_options(settings, catalog, remotes)  # refused before anything is loaded
     metrics = Metrics()
     lifecycle = _lifecycle(settings, catalog, served, metrics)
     with ThreadPoolExecutor(1, "fledge-accounts") as pool:
@@ -109,7 +110,11 @@ def build_service(settings: Settings) -> Service:
     service = Service(catalog, lifecycle, settings, metrics=metrics, cache=cache, accounts=accounts)
     if remotes:
         spent = accounts.spent_this_month()
-        switchboard = open_switchboard(settings, catalog, lifecycle, remotes, spent)
+        switchboard = open_switchboard(
+            settings, catalog, lifecycle, remotes, spent, metrics.providers
+        )
+        accounts.follow_spending(switchboard.spending.learn)
+        metrics.providers.show(lambda: provider_states(switchboard, catalog.entries()))
         service.switch_through(switchboard)
         service.providers_of = lambda entry: listed_providers(
             entry, switchboard.router.states(entry)

@@ -29,7 +29,7 @@ from fledge.errors import (
 from fledge.finishing import finished, provider_warnings
 from fledge.fixed import FixedDeployments, catalog_of
 from fledge.inputs import check_dimensions, check_inputs, item_path
-from fledge.names import is_loopback, quoted
+from fledge.names import is_loopback
 from fledge.prompts import Prompt, PromptChoice, check_prompt_length, choose_prompt
 from fledge.requests import (
     Answer,
@@ -39,7 +39,7 @@ from fledge.requests import (
     EmbedResponse,
 )
 from fledge.routing.switchboard import Switchboard
-from fledge.routing.wishes import USUAL, split_name
+from fledge.routing.wishes import wished
 from fledge.settings import Settings
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.states import ModelState
@@ -134,6 +134,8 @@ class Service:
             ModelLoadError: it cannot be loaded.
         """
         entry = self._catalog.find(name, may_join=self._may_join(caller))
+        if not entry.runs_locally:
+            raise UnknownModel(f"{entry.id} runs at providers alone: there is nothing to load here")
         await self._deployments.load(entry)
         self._catalog.add(entry)
         return self._listed(entry)
@@ -323,22 +325,11 @@ class Service:
         self, request: EmbedRequest | CompareRequest
     ) -> tuple[EmbedRequest | CompareRequest, ModelEntry]:
         """The request with the route that it names, and its model."""
-        name, board = request.model, self._answering.switchboard
-        if board is not None and name is not None and request.route is USUAL:
-            name, route = split_name(name, board.deployments)
-            if route is not USUAL:
-                request = replace(request, route=route)
-        names = request.route.names
-        there = {LOCAL} if board is None else board.deployments
-        if names and names[0] not in there:
-            raise UnknownModel(
-                f"no provider {quoted(names[0])} is enabled here; there are "
-                f"{', '.join(sorted(there))}"
-            )
-        entry = self._catalog.find(
-            name, provider=names[0] if names else None, may_join=self._may_join(request.caller)
-        )
-        return request, entry
+        deployments = self.switchboard.deployments if self.switchboard else frozenset((LOCAL,))
+        name, route = wished(request.model, request.route, deployments)
+        provider, may_join = next(iter(route.names), None), self._may_join(request.caller)
+        entry = self._catalog.find(name, provider=provider, may_join=may_join)
+        return request if route is request.route else replace(request, route=route), entry
 
     def _may_join(self, caller: Caller) -> bool:
         """Whether a caller may name any model of the hub, where the settings leave that open."""

@@ -1,13 +1,14 @@
 """Settings -> the switchboard: where every model may run, and what is asked in which order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from fledge.catalog.catalog import Catalog
-from fledge.errors import SettingsError
+from fledge.errors import SettingsError, UnknownModel
 from fledge.providers.backend import ProviderBackend
 from fledge.providers.client import ProviderClient
 from fledge.remotes import Remote
+from fledge.routing.observing import UNOBSERVED, Observed, ProviderObserver
 from fledge.routing.options import RouterOptions
 from fledge.routing.places import LocalPlace, Place, RemotePlace
 from fledge.routing.router import Router
@@ -16,6 +17,7 @@ from fledge.routing.switchboard import Spending, Switchboard
 from fledge.routing.verdict_file import VerdictFile
 from fledge.routing.wishes import Route, route_of
 from fledge.settings import Settings
+from fledge.telemetry.states import ProviderHealth, ProviderState, Relation
 from fledge.types import LOCAL, Deployments, ModelEntry
 
 VERDICTS = "spaces.json"
@@ -29,11 +31,18 @@ class Places:
         deployments: here.
         remotes: the enabled providers, in the order in which they are tried.
         allow_private: whether they may be in this machine's own network.
+        observer: told of requests to providers.
     """
 
     def __init__(
-        self, deployments: Deployments, remotes: Mapping[str, Remote], *, allow_private: bool
+        self,
+        deployments: Deployments,
+        remotes: Mapping[str, Remote],
+        *,
+        allow_private: bool,
+        observer: ProviderObserver,
     ) -> None:
+        self._observer = observer
         self._local = LocalPlace(deployments)
         self._clients = {
             name: ProviderClient(one.provider, allow_private=allow_private)
@@ -51,9 +60,10 @@ class Places:
         key = name, entry.id
         if key not in self._remote:
             client = self._clients[name]
+            backend = ProviderBackend(entry, client, provider_id=entry.provider_ids[name])
             self._remote[key] = RemotePlace(
                 name,
-                ProviderBackend(entry, client, provider_id=entry.provider_ids[name]),
+                Observed(backend, name, self._observer),
                 client.provider.price_nanos_per_million_tokens,
             )
         return self._remote[key]
@@ -71,16 +81,23 @@ def open_switchboard(
     deployments: Deployments,
     remotes: Mapping[str, Remote],
     spent: Mapping[str, int],
+    observer: ProviderObserver = UNOBSERVED,
 ) -> Switchboard:
     """The switchboard of the enabled providers. Nobody is asked anything yet.
 
     Args:
         spent: what each provider has cost this month, in billionths.
+        observer: told of requests to providers, and of what they cost.
 
     Raises:
         SettingsError: a model's route names what is no deployment here.
     """
-    places = Places(deployments, remotes, allow_private=settings.allow_private_providers)
+    places = Places(
+        deployments,
+        remotes,
+        allow_private=settings.allow_private_providers,
+        observer=observer,
+    )
     budgets = {
         name: one.monthly_budget_nanos
         for name, one in remotes.items()
@@ -91,11 +108,46 @@ def open_switchboard(
         SpaceRules(settings.space_check == "refuse", settings.space_min_cosine),
         VerdictFile(settings.data_dir.expanduser() / VERDICTS),
     )
-    router = Router(places, _options(settings, catalog, remotes), book, budget_left=spending.left)
-    return Switchboard(router, tuple(remotes), spending, places.aclose)
+    router = Router(
+        places, router_options(settings, catalog, remotes), book, budget_left=spending.left
+    )
+    return Switchboard(router, tuple(remotes), spending, places.aclose, observer)
 
 
-def _options(settings: Settings, catalog: Catalog, remotes: Mapping[str, Remote]) -> RouterOptions:
+def provider_states(switchboard: Switchboard, entries: Iterable[ModelEntry]) -> list[ProviderState]:
+    """How every provider stands with its models, for the metrics."""
+    healths: dict[str, list[ProviderHealth]] = {name: [] for name in switchboard.providers}
+    relations: dict[str, list[Relation]] = {name: [] for name in switchboard.providers}
+    for entry in entries:
+        if healths.keys().isdisjoint(entry.provider_ids):
+            continue
+        try:
+            places = switchboard.router.states(entry)
+        except UnknownModel:
+            continue  # its route names nobody who has it
+        for place in places:
+            if place.name in healths:
+                healths[place.name].append(place.health.state)
+                relations[place.name].append(place.relation)
+    return [
+        ProviderState(
+            name=name,
+            healths=healths[name],
+            relations=relations[name],
+            budget_left_nanos=switchboard.spending.left(name),
+        )
+        for name in switchboard.providers
+    ]
+
+
+def router_options(
+    settings: Settings, catalog: Catalog, remotes: Mapping[str, Remote]
+) -> RouterOptions:
+    """What the settings say about routing.
+
+    Raises:
+        SettingsError: a model's route names what is no deployment here.
+    """
     deployments = frozenset((LOCAL, *remotes))
     routes: dict[str, Route] = {}
     hedges: dict[str, float | None] = {}

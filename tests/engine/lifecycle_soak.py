@@ -61,6 +61,10 @@ def main() -> None:
         cache_dir=Path(cache),
         catalog="none",
         preload=False,
+        # What is kept of answers would be taken for what models leave behind.
+        cache_memory_bytes=0,
+        cache_files_bytes=0,
+        database_url="none",
     )
     memory = asyncio.run(soak(build_service(settings), models, int(loads)))
     sys.stdout.write(json.dumps(memory))

@@ -7,7 +7,7 @@ has as many tokens as words, and two more.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -61,6 +61,7 @@ class Model:
         max_tokens: of one text.
         max_inputs: of one request.
         default_prompt: put before every text by services that do.
+        vector: from a text and the dimension to its vector.
     """
 
     flavour: Flavour
@@ -69,6 +70,7 @@ class Model:
     max_inputs: int = 2048
     names: Sequence[str] = ()
     default_prompt: str = ""
+    vector: Callable[[Any, int], Vectors] = field(default_factory=lambda: vector_of)
 
 
 def vector_of(item: str | Sequence[int], dimension: int = 8) -> Vectors:
@@ -163,7 +165,7 @@ def _openai(body: dict[str, Any], model: Model) -> Answer:
             "index": index,
             "object": "embedding",
         }
-        for index, row in enumerate(vector_of(item, model.dimension) for item in whole)
+        for index, row in enumerate(model.vector(item, model.dimension) for item in whole)
     ]
     count = sum(map(tokens_of, whole))
     if model.flavour == "infinity":
@@ -233,7 +235,7 @@ def _cohere(body: dict[str, Any], model: Model) -> Answer:
 
 
 def _rows(items: Sequence[Any], model: Model) -> list[list[float]]:
-    return [vector_of(item, model.dimension).tolist() for item in items]
+    return [model.vector(item, model.dimension).tolist() for item in items]
 
 
 def _cut(item: Any, model: Model, side: str) -> Any:

@@ -184,7 +184,13 @@ def test_twenty_models_at_random_under_a_budget_for_three(
         return statuses
 
     with serving(
-        tmp_path, "small-00", models_dir=models_dir, preload=False, memory_budget_bytes=budget
+        tmp_path,
+        "small-00",
+        models_dir=models_dir,
+        preload=False,
+        memory_budget_bytes=budget,
+        cache_memory_bytes=0,  # every vector is computed
+        cache_files_bytes=0,
     ) as server:
         statuses = run(work, server)
 

@@ -11,6 +11,7 @@ from fledge.api.app import create_app
 from fledge.cache.cache import Cache
 from fledge.cache.memory import MemoryTier
 from fledge.catalog.catalog import Catalog
+from fledge.errors import ProviderUnavailable
 from fledge.requests import EmbedRequest, EmbedResponse
 from fledge.routing.options import RouterOptions
 from fledge.routing.places import LocalPlace, Place, RemotePlace
@@ -27,11 +28,17 @@ MODEL = "org/name"
 PRICES = {"nebius": 20_000_000, "scaleway": 10_000_000}
 """Of a million tokens, in billionths."""
 
+NANOS_OF_A_TOKEN = {name: price // 10**6 for name, price in PRICES.items()}
+
 
 def remote_card(name: str, **facts: Any) -> Any:
     """Of a provider: nobody knows a revision, and what it calls the model is its own affair."""
     defaults = {"revision": "", "deployment": name, "provider_id": f"{name}-name"}
     return fake_card(id=MODEL, **defaults | facts)
+
+
+def down(name: str, status: int | None = 503) -> ProviderUnavailable:
+    return ProviderUnavailable(f"{name} answered {status}", provider=name, status=status)
 
 
 class Routed:
@@ -56,9 +63,7 @@ class Routed:
     ) -> None:
         cards = cards or {}
         self.local = FakeBackend(fake_card(id=MODEL))
-        self.remote = {
-            name: FakeBackend(cards.get(name) or remote_card(name)) for name in PRICES
-        }
+        self.remote = {name: FakeBackend(cards.get(name) or remote_card(name)) for name in PRICES}
         self.entry = ModelEntry(
             id=MODEL,
             aliases=("other-name",),

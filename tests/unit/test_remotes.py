@@ -327,8 +327,10 @@ def test_a_provider_is_live_unless_it_rests_or_its_budget_is_spent(
 
 
 def test_the_sections_on_the_page_load_as_they_are_printed(tmp_path: Path) -> None:
-    """All blocks together, apart from `enabled` and the files of other machines."""
-    blocks = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
+    """All blocks together, apart from the files of other machines; the last is a file alone."""
+    *blocks, other_fledge = re.findall(
+        r"^```toml\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S
+    )
     key = tmp_path / "key"
     key.write_text(SECRET)
     text = "\n".join(blocks).replace("/run/secrets/embed", str(key))
@@ -341,6 +343,8 @@ def test_the_sections_on_the_page_load_as_they_are_printed(tmp_path: Path) -> No
     assert entries["BAAI/bge-m3"].provider_ids["gpu-box"] == "BAAI/bge-m3"
     assert entries["BAAI/bge-large-en-v1.5"].provider_ids["gpu-box"] == "bge-large"
     assert not entries["acme/support-v2"].runs_locally
+    with written(other_fledge):
+        assert list(enabled_providers(load_settings(), {})) == ["other"]
 
 
 def test_every_shape_is_on_the_page() -> None:

@@ -1,7 +1,7 @@
 """What a server knows of those who ask: their keys, their limits and what they used."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from fledge.accounts.callers import Caller
 from fledge.accounts.keys import Key
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from fledge.accounts.usage_query import UsageQuery
 
 T = TypeVar("T")
+
+SPENDING_EVERY_S = 60.0
+"""For so long a provider may be asked that other instances have spent the money of."""
+
+Spent: TypeAlias = Callable[[], Mapping[str, int]]
+"""What each deployment has cost this calendar month, UTC, in billionths. Blocks."""
 
 
 class Accounts:
@@ -80,6 +86,16 @@ class Accounts:
     def spent_this_month(self) -> dict[str, int]:
         """What each deployment has cost this calendar month, UTC, in billionths. Blocks."""
         return {}
+
+    def follow_spending(
+        self, learn: Callable[[Spent], None], *, every_s: float = SPENDING_EVERY_S
+    ) -> None:
+        """Have `learn` called again and again, in a thread of its own, until these are closed.
+
+        Args:
+            learn: is given what to read to know what all instances have spent.
+            every_s: seconds between two calls.
+        """
 
     async def aclose(self) -> None:
         """Write what was counted, and let go of the database. Safe to call twice."""

@@ -5,6 +5,7 @@ for passwords, which people choose and others guess; nobody guesses 256 random b
 """
 
 import hashlib
+import math
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
 
 from fledge.errors import Forbidden, InvalidRequest
+from fledge.money import NANOS, money_of, nanos_of
 
 Scope: TypeAlias = Literal["inference", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -28,13 +30,13 @@ _MOST_PATTERNS = 100
 _LONGEST_PATTERN = 256
 # The largest count that JSON carries exactly.
 _LARGEST = 2**53
-_LIMITS = (
+_COUNTS = (
     "requests_per_minute",
     "tokens_per_minute",
     "concurrent_requests",
     "monthly_token_budget",
-    "monthly_budget_nanos",
 )
+_LIMITS = (*_COUNTS, "monthly_budget_nanos")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,8 +208,27 @@ def check_name(name: str) -> None:
         )
 
 
+def budget_nanos(money: float | None) -> int | None:
+    """A month's budget as people write it, in billionths; None: there is none.
+
+    Raises:
+        InvalidRequest: it is no amount that can be spent.
+    """
+    if money is None:
+        return None
+    nanos = nanos_of(money) if math.isfinite(money) and money * NANOS <= _LARGEST else 0
+    if nanos < 1:
+        raise InvalidRequest(
+            f"`monthly_budget` must be an amount of money above 0 and up to {_LARGEST // NANOS}, "
+            f"not {money:g}; leave it out for no limit",
+            field="monthly_budget",
+        )
+    return nanos
+
+
 def describe(key: Key, now: datetime) -> dict[str, Any]:
     """A key as plain data, for JSON and for the terminal: never with its secret."""
+    budget = key.monthly_budget_nanos
     return {
         "id": key.id,
         "name": key.name,
@@ -218,7 +239,8 @@ def describe(key: Key, now: datetime) -> dict[str, Any]:
         "created": _iso(key.created),
         "expires": _iso(key.expires),
         "revoked": _iso(key.revoked),
-        **{name: getattr(key, name) for name in _LIMITS},
+        **{name: getattr(key, name) for name in _COUNTS},
+        "monthly_budget": None if budget is None else money_of(budget),
     }
 
 

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from fledge.errors import BudgetExceeded, ConcurrencyExceeded, LimitExceeded
+from fledge.money import shown_money
 from fledge.types import Room, Standing
 
 WINDOW_S = 60
@@ -300,4 +301,29 @@ def _budget_refusal(budget: int | None, tokens: int, books: Books) -> LimitExcee
         allowed=budget,
         used=books.spent,
         retry_after_s=books.month_left_s if tokens <= budget else None,
+    )
+
+
+def money_refusal(
+    budget_nanos: int, spent_nanos: int, month_left_s: float
+) -> BudgetExceeded | None:
+    """Why a key may not spend more money this month; None: it may.
+
+    Nothing is reserved, since nobody knows what a request will cost: it depends on who answers, and
+    on what the cache has. The requests that run when the last of a budget is spent still end.
+
+    Args:
+        budget_nanos: what it may spend in a calendar month, in billionths.
+        spent_nanos: what it has.
+        month_left_s: seconds until a new month begins.
+    """
+    if spent_nanos < budget_nanos:
+        return None
+    return BudgetExceeded(
+        f"this key may spend {shown_money(budget_nanos)} a calendar month (UTC), and "
+        f"{shown_money(spent_nanos)} are spent; a new month begins in {_span(month_left_s)}",
+        limit="budget",
+        allowed=budget_nanos,
+        used=spent_nanos,
+        retry_after_s=month_left_s,
     )

@@ -61,6 +61,9 @@ class Meter:
         database: where the sums go.
         flush_s: seconds between two writings.
         now: the Unix time; it decides on which day something is used.
+
+    Attributes:
+        now: likewise.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Meter:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
-        self._now = now
+        self.now = now
         self._instance = secrets.token_hex(8)
         # Guards what `count` touches. A thread lock, because the writing thread takes the sums
         # away; it is held for microseconds, and never while the database is asked.
@@ -93,14 +96,14 @@ class Meter:
         Raises:
             DatabaseUnavailable: the database does not answer.
         """
-        forget_batches(self._database, utc(self._now()) - _FORGET_AFTER)
+        forget_batches(self._database, utc(self.now()) - _FORGET_AFTER)
         self.read_months()
         self._ticker.start()
 
     def count(self, record: UsageRecord) -> None:
         """Count what one request used. Takes microseconds and never fails."""
         with self._counting:
-            day = self._calendar.turn_to(self._now())
+            day = self._calendar.turn_to(self.now())
             bill_to = self._bill_tos.clean(day, record) if record.bill_to else ""
             self._tally.add(day, record, bill_to)
             self._this_month().count(record.key_id, record.tokens, record.cost_nanos)
@@ -109,7 +112,7 @@ class Meter:
         """What a key has used of this month, UTC, by what is known here: other instances' use of
         the last seconds may be missing. Takes microseconds and never fails."""
         with self._counting:
-            self._calendar.turn_to(self._now())
+            self._calendar.turn_to(self.now())
             return self._this_month().total(key_id)
 
     def status(self) -> MeterStatus:
@@ -139,7 +142,7 @@ class Meter:
             if self._batches:
                 return  # one of them may be in the database, and would be counted twice
             with self._counting:
-                self._calendar.turn_to(self._now())
+                self._calendar.turn_to(self.now())
                 month = self._this_month()
             changes = month_changes(self._database, month.first, month.since_ms)
             for key_id, stored in changes.by_key.items():
@@ -188,7 +191,7 @@ class Meter:
     def _write_batches(self) -> None:
         while self._batches:
             batch = self._batches[0]
-            apply(self._database, self._instance, batch, utc(self._now()))
+            apply(self._database, self._instance, batch, utc(self.now()))
             for (month, key_id), written in batch.months().items():
                 with self._counting:
                     if month == self._month.first:

@@ -6,14 +6,15 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from fledge.accounts.accounts import Accounts
+from fledge.accounts.accounts import SPENDING_EVERY_S, Accounts, Spent
 from fledge.accounts.callers import Caller
 from fledge.accounts.database import Database
 from fledge.accounts.key_store import KeyStore
 from fledge.accounts.keyring import Keyring
 from fledge.accounts.keys import Key
-from fledge.accounts.limits import Limits, Reservation, Unlimited
+from fledge.accounts.limits import Limits, Months, Reservation, Unlimited, money_refusal
 from fledge.accounts.meter import Meter
+from fledge.accounts.ticker import Ticker
 from fledge.accounts.usage import UsageRecord, month_of
 from fledge.accounts.usage_query import UsageQuery
 from fledge.accounts.usage_report import usage_report
@@ -23,6 +24,7 @@ from fledge.telemetry.states import AccountsState
 T = TypeVar("T")
 
 _UNLIMITED = Unlimited()
+_STOP_S = 5.0
 
 
 class StoredAccounts(Accounts):
@@ -50,6 +52,8 @@ class StoredAccounts(Accounts):
         self.meter = meter
         self._database = database
         self._store = KeyStore(database)
+        self._months = Months(meter.now)
+        self._spending: Ticker | None = None
         self._limits = limits(lambda key_id: meter.month_to_date(key_id).tokens)
 
     @property
@@ -68,7 +72,19 @@ class StoredAccounts(Accounts):
     async def reserve(self, caller: Caller, tokens: int) -> Reservation:
         """Let a request in. See `Accounts.reserve`."""
         holder = caller.holder()
-        return _UNLIMITED if holder is None else await self._limits.reserve(holder, tokens)
+        if holder is None:
+            return _UNLIMITED
+        self._check_money(caller)
+        return await self._limits.reserve(holder, tokens)
+
+    def _check_money(self, caller: Caller) -> None:
+        key = caller.key
+        if key is None or key.monthly_budget_nanos is None:
+            return
+        spent = self.meter.month_to_date(key.id).cost_nanos
+        _, month_left_s = self._months.now()
+        if refusal := money_refusal(key.monthly_budget_nanos, spent, month_left_s):
+            raise refusal
 
     def count(self, record: UsageRecord) -> None:
         """Count what one request used."""
@@ -108,10 +124,17 @@ class StoredAccounts(Accounts):
 
     def spent_this_month(self) -> dict[str, int]:
         """What each deployment has cost this calendar month. Blocks."""
-        today = datetime.now(UTC).date()
+        today = datetime.fromtimestamp(self.meter.now(), UTC).date()
         query = UsageQuery(since=month_of(today), until=today, group_by=("deployment",))
         rows = usage_report(self._database, query)
         return {row["deployment"]: row["cost_nanos"] for row in rows}
+
+    def follow_spending(
+        self, learn: Callable[[Spent], None], *, every_s: float = SPENDING_EVERY_S
+    ) -> None:
+        """Tell of all instances' spending. See `Accounts.follow_spending`."""
+        self._spending = Ticker("fledge-spending", lambda: learn(self.spent_this_month), every_s)
+        self._spending.start()
 
     async def aclose(self) -> None:
         """Write what was counted, and let go of the database."""
@@ -122,6 +145,8 @@ class StoredAccounts(Accounts):
 
     def close(self) -> None:
         """The same where no loop runs."""
+        if self._spending is not None:
+            self._spending.stop(_STOP_S)
         try:
             self.meter.close()
         finally:

@@ -19,7 +19,10 @@ SUMS = ("requests", "texts", "tokens", "cache_hits", "errors", "compute_us", "co
 FILTERS = ("key_id", "model", "deployment", "bill_to")
 """What a report can be limited to."""
 
-_SHOWN_SUMS = tuple({"compute_us": "compute_seconds"}.get(name, name) for name in SUMS)
+_SHOWN_SUMS = (
+    *({"compute_us": "compute_seconds"}.get(name, name) for name in SUMS),
+    "cost",
+)
 _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 
 

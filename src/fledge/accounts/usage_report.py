@@ -9,13 +9,14 @@ from sqlalchemy import BigInteger, Row, Select, cast, func, select
 from fledge.accounts.database import Database
 from fledge.accounts.tables import api_keys, usage_days
 from fledge.accounts.usage_query import FILTERS, GROUPS, SUMS, UsageQuery, columns
+from fledge.money import money_of
 
 
 def usage_report(database: Database, query: UsageQuery) -> list[dict[str, Any]]:
     """Rows of plain data, ready for JSON, with the keys of `columns`. Blocks.
 
-    Days are `YYYY-MM-DD`; `cost_nanos` is money in billionths. What was counted in the last second
-    may be missing.
+    Days are `YYYY-MM-DD`; `cost` is money, and `cost_nanos` the same in billionths, which add up
+    without rounding. What was counted in the last second may be missing.
 
     Raises:
         InvalidRequest: the query is no report.
@@ -58,5 +59,7 @@ def _as_data(row: Row[Any], names: Sequence[str]) -> dict[str, Any]:
 def _value(row: Mapping[Any, Any], name: str) -> Any:  # Any: dates, texts and numbers
     if name == "compute_seconds":
         return row["compute_us"] / 1e6
+    if name == "cost":
+        return money_of(row["cost_nanos"])
     value = row[name]
     return value.isoformat() if isinstance(value, date) else value

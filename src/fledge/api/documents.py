@@ -283,6 +283,7 @@ _KEY_FIELDS: dict[str, Any] = {
         "tokens_per_minute": {"type": ["integer", "null"]},
         "concurrent_requests": {"type": ["integer", "null"]},
         "monthly_token_budget": {"type": ["integer", "null"]},
+        "monthly_budget": {"type": ["number", "null"], "description": "Money."},
     },
 }
 _KEY_WITH_SECRET: dict[str, Any] = {
@@ -296,7 +297,10 @@ _USAGE_ROW: dict[str, Any] = {
     "type": "object",
     "properties": {name: {"type": "string"} for name in _USAGE_NAMES}
     | {name: {"type": "integer"} for name in _USAGE_SUMS}
-    | {"compute_seconds": {"type": "number"}},
+    | {
+        "compute_seconds": {"type": "number"},
+        "cost": {"type": "number", "description": "`cost_nanos` in money."},
+    },
 }
 _CREATED = _document(
     "Make a key. Its secret is in this answer and in no other.",

@@ -10,7 +10,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fledge.accounts.keys import ANY_MODEL, Key, KeySpec, NewKey, describe
+from fledge.accounts.keys import ANY_MODEL, Key, KeySpec, NewKey, budget_nanos, describe
 from fledge.accounts.moments import moment
 from fledge.api.admins import check_admin
 from fledge.api.bodies import Body, BodyT, parse_fields, parse_json, read_in_time
@@ -48,6 +48,11 @@ class KeyBody(Body):
     )
     monthly_token_budget: int | None = Field(
         None, description="Most tokens of a calendar month, UTC."
+    )
+    monthly_budget: float | None = Field(
+        None,
+        description="Most money of a calendar month, UTC, as `20` or `2.5`, in the currency of the "
+        "providers' prices.",
     )
 
 
@@ -149,6 +154,7 @@ def _spec(body: KeyBody) -> KeySpec:
         tokens_per_minute=body.tokens_per_minute,
         concurrent_requests=body.concurrent_requests,
         monthly_token_budget=body.monthly_token_budget,
+        monthly_budget_nanos=budget_nanos(body.monthly_budget),
     )
 
 

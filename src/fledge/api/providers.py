@@ -15,15 +15,13 @@ from fledge.api.queries import Query, Text, parse_query
 from fledge.api.rendering import JsonResponse, dump
 from fledge.catalog.listed import Listed
 from fledge.errors import FledgeError, UnknownModel
+from fledge.money import money_of
 from fledge.names import quoted
 from fledge.routing.router import PlaceState
 from fledge.routing.switchboard import Switchboard
 from fledge.service import Service
 from fledge.settings import Settings
 from fledge.types import LOCAL, ModelEntry
-
-NANOS = 10**9
-"""Money is counted in billionths."""
 
 NONE_ENABLED = (
     "no provider is enabled here: every model is answered on this machine; the setting "
@@ -48,7 +46,7 @@ class TestQuery(Query):
 
 
 class Providers:
-    """What the router knows of the enabled providers. Who may see it is for `check_admin` to say."""
+    """What is known of the enabled providers. Who may see it is for `check_admin` to say."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self._service = service
@@ -81,16 +79,16 @@ class Providers:
 
     def _provider(self, board: Switchboard, name: str) -> dict[str, Any]:
         left = board.spending.left(name)
-        found = [(one, state) for one, state in self._models_at(board, name)]
+        found = list(self._models_at(board, name))
         is_live = any(_error(state) is None for _, state in found)
         price = found[0][1].price_nanos_per_million_tokens if found else None
         return {
             "provider": name,
             "status": "live" if is_live else "error",
-            "spent": board.spending.spent(name) / NANOS,
+            "spent": money_of(board.spending.spent(name)),
             **known(
-                price_per_million_tokens=None if price is None else price / NANOS,
-                budget_left=None if left is None else left / NANOS,
+                price_per_million_tokens=None if price is None else money_of(price),
+                budget_left=None if left is None else money_of(left),
             ),
             "models": [
                 {
@@ -157,7 +155,7 @@ class Providers:
             "latency_ms": round(trial.latency_ms, 1),
             "texts": trial.texts,
             "tokens": trial.tokens,
-            **known(cost=nanos / NANOS if has_price else None),
+            **known(cost=money_of(nanos) if has_price else None),
             "compared_with": None if state.relation == "reference" else reference,
             **_space(state),
         }

@@ -14,7 +14,7 @@ place of what was kept of the same texts, in whatever requests they stand: then 
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from starlette.datastructures import Headers
@@ -39,7 +39,7 @@ class Given:
     """An answer as it is written.
 
     Attributes:
-        answer: what is told of it; of one that is kept, without vectors and scores.
+        answer: what is told of it when it is given again, without vectors and scores.
         model: as the request named it.
         response: its bytes and its headers, but for those about limits.
     """
@@ -85,7 +85,7 @@ class Repeats:
         size_bytes = _bytes(key, given)
         if size_bytes > self.budget_bytes:
             return
-        self._entries[key] = replace(given, answer=given.answer.again())
+        self._entries[key] = given
         self.size_bytes += size_bytes
         while self.size_bytes > self.budget_bytes:
             self.size_bytes -= _bytes(*self._entries.popitem(last=False))

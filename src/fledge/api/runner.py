@@ -122,12 +122,14 @@ class Runner:
             content = await plan.render(answer)
         if not plan.request.use_cache:
             self._repeats.clear()
+        notes = _notes(plan, answer)
         if key is not None and answer.is_kept and answer.card.deployment == LOCAL:
-            response = _response(plan, answer, content, 0.0)
-            self._repeats.put(key, Given(answer, plan.request.model, response))
+            again = answer.again()
+            response = _response(plan, again, content, 0.0).with_headers(notes)
+            self._repeats.put(key, Given(again, plan.request.model, response))
         self._note(answer)
         response = _response(plan, answer, content, time.monotonic() - started)
-        return response.with_headers(limit_fields(answer.standing))
+        return response.with_headers(notes | limit_fields(answer.standing))
 
     def _note(self, answer: Answer) -> None:
         notes = request_notes()
@@ -147,7 +149,7 @@ class Runner:
 
 
 def _response(plan: Plan, answer: Answer, content: bytes, elapsed_s: float) -> JsonResponse:
-    return JsonResponse(content, headers=plan.headers(answer, elapsed_s) | _notes(plan, answer))
+    return JsonResponse(content, headers=plan.headers(answer, elapsed_s))
 
 
 def _prompt_label(prompt: Prompt) -> str | None:

@@ -27,7 +27,8 @@ _FACTS = struct.Struct("<IIII8s")
 _HEADER = struct.Struct("<IIIII8s")
 _HEADER_WORDS = _HEADER.size // 4
 _FLAGS_WORD, _TOKENS_WORD = 2, 3
-_TRUNCATED, _NORMALIZED = 1, 2
+_TRUNCATED, _NORMALIZED, _ESTIMATED = 1, 2, 4
+_ALL_FLAGS = _TRUNCATED | _NORMALIZED | _ESTIMATED
 
 
 class Cached(bytes):
@@ -48,7 +49,7 @@ class Cached(bytes):
         check, version, flags, _, dim, beginning = _HEADER.unpack_from(blob)
         is_whole = (
             version == VERSION
-            and flags <= _TRUNCATED | _NORMALIZED
+            and flags <= _ALL_FLAGS
             and len(blob) == _HEADER.size + 4 * dim
             and beginning == key[:8]
             and zlib.crc32(memoryview(blob)[_CHECK.size :]) == check
@@ -95,6 +96,7 @@ def pack(keys: Sequence[bytes], result: EmbedResult) -> list[Cached]:
             f"{len(result.token_counts)} token counts and {len(result.truncated)} flags"
         )
     always = _NORMALIZED if result.normalized else 0
+    always |= _ESTIMATED if result.counts_estimated else 0
     entries = []
     for key, row, token_count, is_cut in zip(
         keys, rows, result.token_counts, result.truncated, strict=True
@@ -127,5 +129,6 @@ def unpack(entries: Sequence[Cached], timings: Timings) -> EmbedResult:
         token_counts=words[:, _TOKENS_WORD].tolist(),
         truncated=(flags & _TRUNCATED).astype(bool).tolist(),
         normalized=bool(are_normalized.any()),
+        counts_estimated=bool((flags & _ESTIMATED).any()),
         timings=timings,
     )

@@ -8,11 +8,12 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from fledge.accounts.keys import ANY_MODEL, Key, KeySpec, NewKey, Scope, describe
+from fledge.accounts.keys import ANY_MODEL, Key, KeySpec, NewKey, Scope, budget_nanos, describe
 from fledge.accounts.moments import duration_s, moment
 from fledge.cli import console
 from fledge.cli.config import print_rows
 from fledge.cli.options import JsonOption
+from fledge.money import nanos_of, shown_money
 from fledge.names import without_password
 from fledge.settings import load_settings
 from fledge.stores import database_url, opened_keys
@@ -30,6 +31,7 @@ _LIMIT_WORDS = {
     "tokens_per_minute": "tokens/min",
     "concurrent_requests": "at once",
     "monthly_token_budget": "tokens/month",
+    "monthly_budget": "money/month",
 }
 
 
@@ -74,6 +76,14 @@ def create(  # noqa: PLR0913 - a parameter is a flag
     monthly_token_budget: Annotated[
         int | None, typer.Option(metavar="N", help="Most tokens of a calendar month, UTC.")
     ] = None,
+    monthly_budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MONEY",
+            help="Most money of a calendar month, UTC, as 20 or 2.5, in the currency of the "
+            "providers' prices.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key and print its secret.
@@ -90,6 +100,7 @@ def create(  # noqa: PLR0913 - a parameter is a flag
         tokens_per_minute=tokens_per_minute,
         concurrent_requests=concurrent_requests,
         monthly_token_budget=monthly_token_budget,
+        monthly_budget_nanos=budget_nanos(monthly_budget),
     )
     settings = load_settings()
     with opened_keys(settings) as store:
@@ -214,6 +225,8 @@ def _spelled(value: Any) -> str:
         return ""
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, float):
+        return shown_money(nanos_of(value))
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 

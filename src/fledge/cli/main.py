@@ -12,7 +12,18 @@ import typer
 from typer.core import TyperGroup
 
 from fledge import __version__
-from fledge.cli import config, console, doctor, embed, keys, models, serve, similarity, usage
+from fledge.cli import (
+    config,
+    console,
+    doctor,
+    embed,
+    keys,
+    models,
+    providers,
+    serve,
+    similarity,
+    usage,
+)
 from fledge.errors import FledgeError, SettingsError
 
 INTERRUPTED = 130
@@ -88,6 +99,7 @@ app.command("similarity")(similarity.similarity)
 app.command("rerank")(similarity.rerank)
 app.add_typer(models.app, name="models")
 app.command("pull")(models.pull)
+app.add_typer(providers.app, name="providers")
 app.add_typer(keys.app, name="keys")
 app.command("usage")(usage.usage)
 app.command("config")(config.config)

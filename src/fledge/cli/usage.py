@@ -12,10 +12,11 @@ from fledge.accounts.moments import day
 from fledge.accounts.usage import month_of
 from fledge.accounts.usage_query import GROUPS, Group, UsageQuery, as_csv, columns
 from fledge.cli import console
+from fledge.money import shown_money
 from fledge.settings import load_settings
 from fledge.stores import report_usage
 
-_MONEY = "cost_nanos"
+_NANOS, _MONEY = "cost_nanos", "cost"
 _NAMES = ("day", "key_id", "key_name", "model", "deployment", "bill_to")
 
 
@@ -53,8 +54,8 @@ def usage(
 ) -> None:
     """Show what was used, and by which key.
 
-    Requests, texts, tokens, cache hits, errors and seconds of computation. A server that runs
-    writes them down twice a second.
+    Requests, texts, tokens, cache hits, errors, seconds of computation, and money where prices are
+    known. A server that runs writes them down twice a second.
     """
     today = datetime.now(UTC).date()
     last = today if until is None else day(until, "until")
@@ -87,7 +88,8 @@ def _groups(by: str) -> tuple[Group, ...]:
 
 def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     # Money only where there is any: nothing costs, unless somebody says so.
-    shown = [name for name in names if name != _MONEY or any(row[name] for row in rows)]
+    costs = any(row[_NANOS] for row in rows)
+    shown = [name for name in names if name != _NANOS and (costs or name != _MONEY)]
     table = Table(
         *(
             Column(name.replace("_", " "), overflow="fold")
@@ -97,11 +99,14 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
         )
     )
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in shown))
+        table.add_row(*(_cell(name, row) for name in shown))
     return table
 
 
-def _cell(value: Any) -> Text | str:
+def _cell(name: str, row: Mapping[str, Any]) -> Text | str:
+    if name == _MONEY:
+        return shown_money(row[_NANOS])
+    value = row[name]
     if isinstance(value, float):
         return f"{value:,.3f}"
     return f"{value:,}" if isinstance(value, int) else Text(value or "-")

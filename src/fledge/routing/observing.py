@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from fledge.errors import CannotCarry, InvalidRequest, ProviderDenied, ProviderRefused
 from fledge.types import Backend, EmbedJob, EmbedResult, Health, ModelCard, Tokens
@@ -11,8 +11,8 @@ from fledge.types import Backend, EmbedJob, EmbedResult, Health, ModelCard, Toke
 ProviderOutcome: TypeAlias = Literal[
     "ok", "unavailable", "refused", "denied", "cannot_carry", "abandoned"
 ]
-"""`abandoned`: nobody waited for it any longer, since the caller left, its time was over, or another
-deployment was faster."""
+"""`abandoned`: nobody waited for it any longer, since the caller left, its time was over, or
+another deployment was faster."""
 
 
 class ProviderObserver(Protocol):
@@ -47,6 +47,9 @@ class Unobserved:
 
     def on_charge(self, provider: str, tokens: int, nanos: int) -> None:
         """Nothing."""
+
+
+UNOBSERVED: Final = Unobserved()
 
 
 class Observed:

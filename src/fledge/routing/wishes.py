@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from fledge.errors import UnknownModel
 from fledge.names import quoted
 
 Policy: TypeAlias = Literal["fastest", "cheapest"]
@@ -60,6 +61,29 @@ def split_name(name: str, deployments: Collection[str]) -> tuple[str, Route]:
     if word in deployments:
         return bare, Route.alone(word)
     return name, USUAL
+
+
+def wished(
+    name: str | None, route: Route, deployments: Collection[str]
+) -> tuple[str | None, Route]:
+    """A request's model without its suffix, and its route: its own, or else the suffix's.
+
+    Args:
+        name: as `split_name` takes it.
+        route: of the request, as from its path.
+        deployments: likewise.
+
+    Raises:
+        UnknownModel: the route begins with what is no deployment here.
+    """
+    if route is USUAL and name is not None:
+        name, route = split_name(name, deployments)
+    if route.names and route.names[0] not in deployments:
+        raise UnknownModel(
+            f"no provider {quoted(route.names[0])} is enabled here; there are "
+            f"{', '.join(sorted(deployments))}"
+        )
+    return name, route
 
 
 def route_of(words: Sequence[str], deployments: Collection[str]) -> Route:

@@ -21,6 +21,7 @@ from fledge.errors import (
     Unauthorized,
 )
 from fledge.telemetry.notes import Notes, fledge_version
+from fledge.telemetry.providers import ProviderMetrics
 from fledge.telemetry.registry import Family, Reading, Registry
 from fledge.telemetry.states import AccountsState, CacheState, ModelState, QueueState, TierState
 from fledge.types import FailureKind, State, Timings
@@ -232,6 +233,7 @@ class Metrics:
         in_flight: requests being answered now.
         models: the numbers about models that come and go.
         engine: the numbers about batches and what waits for one.
+        providers: the numbers about providers.
         families: what there is to read.
     """
 
@@ -280,6 +282,7 @@ class Metrics:
         )
         self.models = ModelMetrics(registry)
         self.engine = EngineMetrics(registry)
+        self.providers = ProviderMetrics(registry)
         registry.show_process()
         # Labels cost more than counting, so each set of them is looked up once.
         self._of_route = cache(self._find_of_route)

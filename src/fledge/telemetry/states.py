@@ -2,9 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from fledge.types import State
+
+ProviderHealth: TypeAlias = Literal["well", "resting", "trying"]
+"""How a model does at a provider."""
+
+Relation: TypeAlias = Literal["reference", "same", "differs", "unknown"]
+"""Whether its vectors there are those of the model's first deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,23 @@ class AccountsState:
     sums_waiting: int
     unwritten_s: float
     are_limits_shared: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderState:
+    """A provider with all of its models.
+
+    Attributes:
+        name: as the settings call it.
+        healths: how each of its models does there.
+        relations: whether each answers there as elsewhere.
+        budget_left_nanos: what may still be spent this month, in billionths; None: no limit.
+    """
+
+    name: str
+    healths: Sequence[ProviderHealth] = ()
+    relations: Sequence[Relation] = ()
+    budget_left_nanos: int | None = None
 
 
 class QueueState(Protocol):

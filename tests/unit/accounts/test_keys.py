@@ -10,12 +10,14 @@ from fledge.accounts.keys import (
     Key,
     KeySpec,
     NewKey,
+    budget_nanos,
     describe,
     digest_of,
     new_secret,
     shown,
 )
 from fledge.errors import Forbidden, InvalidRequest
+from fledge.money import NANOS
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -186,5 +188,24 @@ def test_a_key_as_plain_data() -> None:
         "tokens_per_minute": 9,
         "concurrent_requests": None,
         "monthly_token_budget": None,
-        "monthly_budget_nanos": None,
+        "monthly_budget": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("money", "nanos"), [(None, None), (20, 20 * NANOS), (0.1, NANOS // 10), (1e-9, 1)]
+)
+def test_a_budget_is_money_for_people_and_billionths_inside(
+    money: float | None, nanos: int | None
+) -> None:
+    assert budget_nanos(money) == nanos
+    key = a_key(monthly_budget_nanos=nanos)
+    assert describe(key, NOW)["monthly_budget"] == money
+    assert "monthly_budget_nanos" not in describe(key, NOW)
+
+
+@pytest.mark.parametrize("money", [0, -1, 1e-10, 1e7, float("inf"), float("nan")])
+def test_a_budget_that_is_no_amount_is_refused(money: float) -> None:
+    with pytest.raises(InvalidRequest, match="`monthly_budget` must be an amount") as caught:
+        budget_nanos(money)
+    assert caught.value.field == "monthly_budget"

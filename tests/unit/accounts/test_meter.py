@@ -56,6 +56,7 @@ def test_what_is_counted_is_stored(meter: Meter, database: Database) -> None:
         "errors": 1,
         "compute_seconds": 0.002,
         "cost_nanos": 6,
+        "cost": 6e-9,
     }
     meter.count(ONE)
     meter.flush()

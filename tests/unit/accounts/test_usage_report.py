@@ -19,7 +19,8 @@ from fledge.accounts.usage_report import usage_report
 from fledge.errors import InvalidRequest
 from tests.unit.accounts.conftest import Clock
 
-SUMS = ["requests", "texts", "tokens", "cache_hits", "errors", "compute_seconds", "cost_nanos"]
+SUMS = ["requests", "texts", "tokens", "cache_hits", "errors", "compute_seconds"]
+SUMS += ["cost_nanos", "cost"]
 NOVEMBER = UsageQuery(since=date(2026, 11, 1), until=date(2026, 11, 30))
 
 
@@ -36,7 +37,8 @@ def used(database: Database, clock: Clock, key_id: str) -> Database:
         clock.set(day)
         meter.count(UsageRecord(key_id, "org/a", texts=1, tokens=10, compute_s=0.5))
         meter.count(UsageRecord(key_id, "org/b", tokens=100, bill_to="acme", cache_hits=1))
-        meter.count(UsageRecord(KEYLESS, "org/a", deployment="remote", tokens=1000, errors=1))
+        far = UsageRecord(KEYLESS, "org/a", "remote", tokens=1000, errors=1)
+        meter.count(far._replace(cost_nanos=1_500_000_000))
     meter.close()
     return database
 
@@ -100,7 +102,8 @@ def test_every_sum(used: Database, key_id: str) -> None:
         "cache_hits": 2,
         "errors": 2,
         "compute_seconds": 1.0,
-        "cost_nanos": 0,
+        "cost_nanos": 3_000_000_000,
+        "cost": 3.0,
     }
 
 

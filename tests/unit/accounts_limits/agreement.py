@@ -58,6 +58,7 @@ class Agreement:
     ) -> None:
         """What was said about when to come back is true, to the millisecond."""
         assert error.limit in refusing
+        assert error.standing is not None
         assert self.model.agrees(number, error.standing)
         if error.retry_after_s is None:
             assert error.limit in self.model.after(10**9).refusing(number, tokens) or (

@@ -64,6 +64,7 @@ def test_the_hubs_client_reads_when_a_refused_request_may_come_back(
         return raised.value
 
     error = asyncio.run(scenario())
+    assert error.standing is not None
     info = parse_ratelimit_headers(limit_fields(error.standing, error))
     assert info is not None
     assert (info.resource_type, info.remaining) == (resource, 0)

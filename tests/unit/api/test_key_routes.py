@@ -62,6 +62,7 @@ def test_every_choice_is_stored(admin: TestClient) -> None:
         "tokens_per_minute": 1000,
         "concurrent_requests": 4,
         "monthly_token_budget": 10**9,
+        "monthly_budget": 12.5,
     }
     admin.post("/admin/keys", json=choices)
     shown = admin.get("/admin/keys/team").json()
@@ -87,6 +88,8 @@ def test_null_is_as_absent(admin: TestClient) -> None:
         ({"name": "a", "expires": "2020-01-01"}, "expires", "must be in the future"),
         ({"name": "a", "requests_per_minute": 0}, "requests_per_minute", "from 1 to"),
         ({"name": "a", "requests_per_minute": "9"}, "requests_per_minute", "a whole number"),
+        ({"name": "a", "monthly_budget": 0}, "monthly_budget", "an amount of money above 0"),
+        ({"name": "a", "monthly_budget": "9"}, "monthly_budget", "must be a number"),
         # A slip in the name of a limit would be a key without one.
         ({"name": "a", "request_per_minute": 9}, "request_per_minute", "is no field here"),
     ],

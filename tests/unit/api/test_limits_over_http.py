@@ -245,6 +245,8 @@ def test_what_is_only_read_is_not_limited(place: Keyed) -> None:
 class Unreachable:
     """Limits whose books cannot be reached."""
 
+    are_shared = False
+
     async def reserve(self, holder: Holder, tokens: int) -> Reservation:
         raise LimitsUnavailable(
             "the limits of this key cannot be checked now; try again", retry_after_s=2.5

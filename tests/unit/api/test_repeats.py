@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,22 @@ def test_a_model_that_was_loaded_anew_is_asked_anew() -> None:
         len(base64.b64decode(answer["data"][0]["embedding"])) // 4 for answer in (before[-1], after)
     ]
     assert lengths == [8, 4]
+
+
+def test_the_time_that_loading_took_is_told_once() -> None:
+    deployments = FakeDeployments()
+    entry = ModelEntry(id="a/model")
+    settings = Settings()
+    service = Service(Catalog([entry]), deployments, settings, cache=Cache(MemoryTier(2**20)))
+    with TestClient(create_app(service, settings), base_url="http://127.0.0.1:8080") as client:
+        ask(client)
+        client.post("/admin/models/a/model/unload")
+        deployments.hold()
+        Timer(0.05, deployments.release).start()
+        waited, given_again = ask(client), ask(client)
+    assert int(waited.headers["x-load-time"]) > 0
+    assert "x-load-time" not in given_again.headers
+    assert waited.content == given_again.content
 
 
 def test_a_name_that_means_another_model_by_now_is_answered_by_that_one() -> None:

@@ -1,6 +1,7 @@
 """What is kept is whole and belongs to its key, or it is not read at all."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,19 @@ def test_what_is_packed_comes_back_bit_by_bit(vectors: Vectors, normalized: bool
     assert back.vectors.tobytes() == vectors.tobytes()
     assert (back.token_counts, back.truncated) == (made.token_counts, made.truncated)
     assert back.normalized == normalized
+
+
+def test_that_tokens_were_estimated_is_kept_too() -> None:
+    made = result(np.ones((2, 4), np.float32))
+    exact, estimated = (
+        pack(
+            [key(name)], replace(one, vectors=made.vectors[:1], token_counts=[3], truncated=[False])
+        )
+        for name, one in (("a", made), ("b", replace(made, counts_estimated=True)))
+    )
+    assert not unpack(exact, Timings()).counts_estimated
+    assert unpack([*exact, *estimated], Timings()).counts_estimated
+    assert Cached.read(key("b"), bytes(estimated[0])) == estimated[0]
 
 
 @given(ROWS)

@@ -64,6 +64,7 @@ def test_every_choice_is_stored(folder: Path) -> None:
         *("--model", "BAAI/*", "--model", "org/a", "--expires", "2999-01-01"),
         *("--requests-per-minute", "60", "--tokens-per-minute", "1000"),
         *("--concurrent-requests", "4", "--monthly-token-budget", "1000000"),
+        *("--monthly-budget", "2.5"),
     )
 
     assert result.exit_code == 0
@@ -73,6 +74,11 @@ def test_every_choice_is_stored(folder: Path) -> None:
     assert key.expires == datetime(2999, 1, 1, tzinfo=UTC)
     assert (key.requests_per_minute, key.tokens_per_minute) == (60, 1000)
     assert (key.concurrent_requests, key.monthly_token_budget) == (4, 1_000_000)
+    assert key.monthly_budget_nanos == 2_500_000_000
+    assert "2.50" in keys("show", "team").stdout
+    (shown,) = objects(keys("show", "team", "--json"))
+    assert shown["monthly_budget"] == 2.5
+    assert "2.50 money/month" in " ".join(keys("list").stdout.split())
 
 
 def test_a_key_may_expire_after_a_time(folder: Path) -> None:

@@ -67,6 +67,7 @@ def test_for_programs_each_row_is_an_object(key_id: str) -> None:
             "errors": 0,
             "compute_seconds": 0.5,
             "cost_nanos": 0,
+            "cost": 0.0,
         }
     ]
 
@@ -119,3 +120,19 @@ def test_what_is_no_report_is_refused(arguments: list[str], code: int, message: 
 
     assert (result.exit_code, result.stdout) == (code, "")
     assert message in result.stderr
+
+
+def test_money_is_shown_as_money_where_there_is_any(tmp_path: Path) -> None:
+    database = open_database(Settings(data_dir=tmp_path))
+    meter = Meter(database, now=datetime(2026, 11, 20, tzinfo=UTC).timestamp)
+    meter.count(UsageRecord("keyless", "org/a", "nebius", tokens=1, cost_nanos=1_250_000_000))
+    meter.count(UsageRecord("keyless", "org/a", "nebius", tokens=1, cost_nanos=12_000))
+    meter.flush()
+    database.close()
+
+    table = run("usage", *NOVEMBER, "--by", "deployment").stdout
+    (row,) = [one for one in rows("--by", "deployment") if one["deployment"] == "nebius"]
+    assert "1.250012" in table
+    assert "0.00" in table
+    assert "cost nanos" not in table
+    assert (row["cost"], row["cost_nanos"]) == (1.250012, 1_250_012_000)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.routing.wishes import USUAL, Route, chosen, route_of, split_name
+from fledge.errors import UnknownModel
+from fledge.routing.wishes import USUAL, Route, chosen, route_of, split_name, wished
 
 DEPLOYMENTS = ("local", "nebius", "scaleway")
 
@@ -66,3 +67,13 @@ def test_the_named_come_first_and_alone_if_they_are_to_be() -> None:
     assert chosen(DEPLOYMENTS, Route.alone("scaleway")) == ["scaleway"]
     assert chosen(DEPLOYMENTS, Route(("together",))) == list(DEPLOYMENTS)
     assert chosen(DEPLOYMENTS, Route.alone("together")) == []
+
+
+def test_a_path_counts_more_than_a_suffix_and_names_what_there_is() -> None:
+    far = Route.alone("nebius")
+    assert wished("org/name:local", far, DEPLOYMENTS) == ("org/name:local", far)
+    assert wished("org/name:local", USUAL, DEPLOYMENTS) == ("org/name", Route.alone("local"))
+    assert wished(None, far, DEPLOYMENTS) == (None, far)
+    assert wished(None, USUAL, DEPLOYMENTS) == (None, USUAL)
+    with pytest.raises(UnknownModel, match='"together" is enabled here; there are local'):
+        wished("org/name", Route.alone("together"), DEPLOYMENTS)

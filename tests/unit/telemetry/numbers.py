@@ -6,7 +6,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fledge.telemetry.metrics import Metrics
 from fledge.telemetry.notes import Notes
-from fledge.telemetry.states import AccountsState, CacheState, ModelState, TierCounts, TierState
+from fledge.telemetry.states import (
+    AccountsState,
+    CacheState,
+    ModelState,
+    ProviderState,
+    TierCounts,
+    TierState,
+)
 from fledge.types import Timings
 
 
@@ -42,6 +49,14 @@ ACCOUNTS = AccountsState(
 )
 
 
+PROVIDER = ProviderState(
+    name="nebius",
+    healths=["well", "well", "resting"],
+    relations=["same", "differs", "unknown"],
+    budget_left_nanos=1_500_000_000,
+)
+
+
 def full_metrics() -> Metrics:
     """Of a server that has seen everything once."""
     metrics = Metrics()
@@ -49,6 +64,10 @@ def full_metrics() -> Metrics:
     metrics.engine.show(Queue())
     metrics.show_cache(lambda: CACHE)
     metrics.show_accounts(lambda: ACCOUNTS)
+    metrics.providers.show(lambda: [PROVIDER])
+    metrics.providers.on_request("nebius", "ok", 0.2)
+    metrics.providers.on_request("nebius", "denied", 0.1)
+    metrics.providers.on_charge("nebius", tokens=1000, nanos=20_000)
     metrics.models.on_load("a/model", 0.3, None)
     metrics.models.on_unload("a/model")
     metrics.engine.on_batch("a/model", rows=3, tokens=90, fill=0.5, seconds=0.03)

@@ -26,6 +26,23 @@ def test_what_waits_and_what_is_computed_is_shown() -> None:
     assert samples["fledge_batch_seconds_sum{model: a/model}"] == 0.03
 
 
+def test_providers_are_shown_with_what_they_answer_cost_and_are() -> None:
+    samples = shown(full_metrics())
+    assert samples["fledge_provider_requests_total{outcome: ok, provider: nebius}"] == 1
+    assert samples["fledge_provider_requests_total{outcome: denied, provider: nebius}"] == 1
+    assert samples["fledge_provider_request_seconds_count{provider: nebius}"] == 1
+    assert samples["fledge_provider_request_seconds_sum{provider: nebius}"] == 0.2
+    assert samples["fledge_provider_tokens_total{provider: nebius}"] == 1000
+    assert samples["fledge_provider_cost_total{provider: nebius}"] == 0.00002
+    states = {"well": 2, "resting": 1, "trying": 0}
+    verdicts = {"reference": 0, "same": 1, "differs": 1, "unknown": 1}
+    for state, count in states.items():
+        assert samples[f"fledge_provider_models{{provider: nebius, state: {state}}}"] == count
+    for verdict, count in verdicts.items():
+        assert samples[f"fledge_provider_spaces{{provider: nebius, verdict: {verdict}}}"] == count
+    assert samples["fledge_provider_budget_left{provider: nebius}"] == 1.5
+
+
 def test_the_cache_is_shown_tier_by_tier_and_its_outcomes_add_up() -> None:
     samples = shown(full_metrics())
     assert samples["fledge_cache_answers_total{origin: memory}"] == 5
@@ -141,7 +158,7 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
 
 def test_labels_are_of_sets_that_callers_cannot_extend() -> None:
     known = {"route", "method", "status", "code", "reason", "model", "stage", "state", "outcome"}
-    known |= {"origin", "tier", "version", "python"}
+    known |= {"origin", "tier", "provider", "verdict", "version", "python"}
     assert {label for family in full_metrics().families for label in family.labels} == known
 
 
