@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -164,7 +165,7 @@ def _remote(name: str, settings: Settings, environment: Mapping[str, str]) -> Re
     base_url = section.base_url or preset.base_url
     if base_url is None:
         raise SettingsError(f"providers.{name}.base_url is missing: say where it is")
-    if base_url.startswith("http://") and not settings.allow_private_providers:
+    if urlsplit(base_url).scheme.lower() == "http" and not settings.allow_private_providers:
         raise SettingsError(
             f"providers.{name}.base_url: over http, anybody on the way reads texts and key; give "
             "an https address, or set allow_private_providers where it is in your own network"

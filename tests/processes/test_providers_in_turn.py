@@ -227,6 +227,9 @@ def test_where_the_last_one_goes_away_the_first_one_answers(stage: Stage) -> Non
         load.go_on_at("back")
         back.process.terminate()
         load.go_on_at("local")
+    assert (
+        back.process.wait(timeout=30) == 0
+    )  # else it would be told a second time, and end at once
 
 
 def test_keys_stay_on_their_own_side_and_out_of_logs_and_answers(stage: Stage) -> None:

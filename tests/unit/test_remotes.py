@@ -119,6 +119,11 @@ def test_no_price_is_no_price_and_nothing_is_nothing() -> None:
             OWN | {"base_url": "http://a.example"},
             "over http, anybody on the way reads texts and key",
         ),
+        (
+            "xyz",
+            OWN | {"base_url": "HTTP://a.example"},
+            "over http, anybody on the way reads texts and key",
+        ),
         ("nebius", {"monthly_budget": 1}, "without price_per_million_tokens nobody knows"),
     ],
 )

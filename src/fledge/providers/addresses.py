@@ -9,7 +9,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
 from fledge.errors import ProviderDenied, ProviderUnavailable
@@ -20,6 +20,8 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 _KEPT_S = 60.0
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 """What NAT64 makes of IPv4 addresses (RFC 6052)."""
+_OF_PROTOCOLS = IPv4Network("192.0.0.0/24")
+"""Kept for protocols (RFC 6890); Python counts one of them as global."""
 
 
 async def look_up(host: str, port: int) -> Sequence[str]:
@@ -37,7 +39,11 @@ def is_public(address: str) -> bool:
     inner = _inside(parsed) if isinstance(parsed, IPv6Address) else None
     if inner is not None:
         return is_public(str(inner))
-    return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved)
+    if isinstance(parsed, IPv6Address) and parsed.is_site_local:
+        return False  # which Python 3.11 counts as global
+    return parsed.is_global and not (
+        parsed.is_multicast or parsed.is_reserved or parsed in _OF_PROTOCOLS
+    )
 
 
 def _inside(address: IPv6Address) -> IPv4Address | None:

@@ -6,6 +6,7 @@ sent: vectors come whole, and are cut where those of every other deployment are.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from fledge.providers.checks import check_kinds, check_lengths, check_total, pro
 from fledge.providers.client import ProviderClient
 from fledge.providers.lengths import Sized
 from fledge.providers.parts import Part, PartAnswer, join, split
+from fledge.providers.provider import Provider
 from fledge.types import (
     EmbedJob,
     EmbedResult,
@@ -60,7 +62,7 @@ class ProviderBackend:
     ) -> None:
         self._client = client
         self._shape = client.provider.shape
-        self._card = card_of(entry, client.provider.name, provider_id)
+        self._card = card_of(entry, client.provider, provider_id)
         self._count_tokens = count_tokens
         self._closed = False
 
@@ -167,11 +169,16 @@ class ProviderBackend:
             raise BackendUnavailable(f"{self._card.deployment} is not asked any more")
 
 
-def card_of(entry: ModelEntry, provider: str, provider_id: str) -> ModelCard:
-    """The card of a model at a provider: what the catalogue knows, and 0 for what nobody does."""
+def card_of(entry: ModelEntry, provider: Provider, provider_id: str) -> ModelCard:
+    """The card of a model at a provider: what the catalogue knows, and 0 for what nobody does.
+
+    Its revision is the provider's address and shape: under a name that leads elsewhere by now,
+    neither kept vectors nor what was found out of their space hold any more.
+    """
+    where = f"{type(provider.shape).__name__} {provider.base_url}"
     return ModelCard(
         id=entry.id,
-        revision="",
+        revision=hashlib.sha256(where.encode()).hexdigest()[:16],
         family=entry.family or "",
         precision="fp32",
         dimension=entry.dimension or 0,
@@ -183,8 +190,8 @@ def card_of(entry: ModelEntry, provider: str, provider_id: str) -> ModelCard:
         similarity=entry.similarity or "cosine",
         normalizes=bool(entry.normalizes),
         matryoshka_dimensions=entry.matryoshka_dimensions,
-        origin=f"{provider_id} at {provider}",
-        deployment=provider,
+        origin=f"{provider_id} at {provider.name}",
+        deployment=provider.name,
         provider_id=provider_id,
     )
 
