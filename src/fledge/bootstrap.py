@@ -85,10 +85,11 @@ def build_service(settings: Settings) -> Service:
     check_tracing(settings.otlp_endpoint)
     if settings.models_dir and not settings.models_dir.expanduser().is_dir():
         raise SettingsError(f"models_dir: there is no folder {settings.models_dir}")
+    # Before the catalogue, which could only say of an unknown one that it has no models.
+    remotes = enabled_providers(settings)
     served = _served(settings)
     catalog = _catalog(settings, served)
     check_names(settings, catalog)
-    remotes = enabled_providers(settings)
     router_options(settings, catalog, remotes)  # refused before anything is loaded
     metrics = Metrics()
     lifecycle = _lifecycle(settings, catalog, served, metrics)

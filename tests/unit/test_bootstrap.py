@@ -241,3 +241,11 @@ def test_an_address_that_others_reach_needs_a_key_or_no_auth(
 @pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "::1"])
 def test_loopback_needs_no_key(engine: Engine, tmp_path: Path, host: str) -> None:
     assert warm(build(folder(tmp_path / "one"), host=host)) == ["one"]
+
+
+def test_a_provider_that_nobody_knows_is_told_before_what_it_has(
+    engine: Engine, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match="did you mean nebius"):
+        build(folder(tmp_path / "one"), providers={"enabled": ("nebus",)})
+    assert engine.loaded == []
